@@ -33,6 +33,7 @@ from rq.job import Job
 
 from .errors import ConfigError, Fenced, LogLost, NotPrimary
 from .log.redis_log import RedisLog
+from .log.urls import url_in
 from .protocol.group import GroupView
 from .runtime import checks
 
@@ -163,7 +164,7 @@ def _in_term(func: Callable[Concatenate[Term, P], T], *, redis: str) -> Callable
     @functools.wraps(func)
     def job_in_term(*args: P.args, **kwargs: P.kwargs) -> T:
         job = _current_job("@in_term")
-        with _term_of(job, redis or os.environ.get(REDIS_VARIABLE, "")) as term, _no_retry_once_over(job):
+        with _term_of(job, redis or url_in(os.environ)) as term, _no_retry_once_over(job):
             term.check()
             return func(term, *args, **kwargs)
 

@@ -14,9 +14,11 @@ import os
 import rq.serializers
 import rq_dashboard.web
 
+from replicator.log.urls import url_in
+
 rq.serializers.PickleSerializer = rq.serializers.JSONSerializer  # type: ignore[assignment]
 rq_dashboard.web.config.serializer = rq.serializers.JSONSerializer
 
-if _url := os.environ.get("REPLICATOR_REDIS"):
+if _url := url_in(os.environ):
     #: Where it looks, by rq-dashboard's own name for that.
     RQ_DASHBOARD_REDIS_URL = _url

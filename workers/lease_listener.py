@@ -31,6 +31,7 @@ from pathlib import Path
 from replicator import ops
 from replicator.errors import ConfigError, ReplicatorError, StillRuns
 from replicator.log.redis_log import RedisLog
+from replicator.log.urls import url_in
 from replicator.runtime.event_log import EventLogger
 from replicator.runtime.process_group import ENDS_WITHIN_S, left_after
 from replicator.sandbox.supervisord import Control
@@ -202,7 +203,8 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
         directories = directories_of(arguments)
-        log = RedisLog(_setting("REPLICATOR_REDIS"), _setting("REPLICATOR_GROUP"))
+        _setting("REPLICATOR_REDIS")
+        log = RedisLog(url_in(os.environ), _setting("REPLICATOR_GROUP"))
     except ReplicatorError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

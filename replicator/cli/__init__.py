@@ -16,7 +16,9 @@ import orjson
 
 from replicator.cli.config import load_settings
 from replicator.errors import ConfigError, ReplicatorError, name_of
+from replicator.log.urls import shown, with_password_file
 from replicator.runtime.checks import plain
+from replicator.runtime.event_log import EventLogger
 from replicator.runtime.log_output import FORMATS, configure
 
 from .context import NAME, Settings, wants_json
@@ -24,6 +26,8 @@ from .environment import check_environment
 from .settings_file import check_trusted, found_settings
 
 __all__ = ["main"]
+
+logger = EventLogger(__name__)
 
 #: Commands that run until they are told to end: under a supervisor, programs read what they log.
 _RUNS_ON = ("node",)
@@ -76,6 +80,7 @@ _COMMANDS = {
     "history": "history",
     "log": "inspect",
     "doctor": "doctor",
+    "acl": "acl",
     "ui": "ui",
     "promote": "operate",
     "switchover": "operate",
@@ -122,6 +127,12 @@ FORMAT = click.Choice(FORMATS, case_sensitive=False)
     "--redis", default="redis://localhost:6379/0", show_default=True, envvar="REPLICATOR_REDIS", help="Redis URL."
 )
 @click.option(
+    "--redis-password-file",
+    type=click.Path(path_type=Path),
+    envvar="REPLICATOR_REDIS_PASSWORD_FILE",
+    help="A file with the password of Redis on one line, for a URL without one.",
+)
+@click.option(
     "--group", type=NAME, default="registry", show_default=True, envvar="REPLICATOR_GROUP", help="Name of the group."
 )
 @click.option(
@@ -148,7 +159,15 @@ FORMAT = click.Choice(FORMATS, case_sensitive=False)
 )
 @click.version_option(package_name="replicator", prog_name="replicator")
 @click.pass_context
-def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_level: str, log_format: str) -> None:
+def cli(
+    ctx: click.Context,
+    redis: str,
+    redis_password_file: Path | None,
+    group: str,
+    config: Path | None,
+    log_level: str,
+    log_format: str,
+) -> None:
     """Warm standbys through a Redis stream, and failover without a split brain."""
     assert isinstance(ctx.command, click.Group)
     check_environment(ctx.command, ctx.invoked_subcommand or "")
@@ -158,12 +177,23 @@ def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_lev
         check_trusted(config, settings)
         ctx.default_map = settings | _of_command(ctx, settings, config)
         redis = _from_file(ctx, settings, "redis", redis)
+        path = _from_file(ctx, settings, "redis_password_file", "")
+        redis_password_file = redis_password_file or (Path(path) if path else None)
         group = _from_file(ctx, settings, "group", group)
         for name, given in (("log_level", log_level), ("log_format", log_format)):
             ctx.params[name] = _choice(name, _from_file(ctx, settings, name, given), ctx)
         log_level, log_format = ctx.params["log_level"], ctx.params["log_format"]
     runs_on = ctx.invoked_subcommand in _RUNS_ON
     configure(log_level, log_format.lower(), otherwise="json" if runs_on else "console")
+    if ctx.get_parameter_source("redis") is click.core.ParameterSource.COMMANDLINE and shown(redis) != redis:
+        logger.warning(
+            "redis.password_in_arguments",
+            "the password in --redis is seen by everybody who lists the processes of this machine (ps), and is kept by "
+            "shells: give it with --redis-password-file FILE, or the URL as REPLICATOR_REDIS",
+        )
+    ctx.params["redis_password_file"] = redis_password_file
+    if redis_password_file is not None:
+        redis = with_password_file(redis, redis_password_file, setting="redis-password-file")
     ctx.obj = Settings(redis=redis, group=group)
 
 
@@ -177,7 +207,7 @@ def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
     for name, value in settings.items():
         if name in _COMMANDS and not isinstance(value, dict):
             raise ConfigError(setting=str(config), problem=f"{name} is a command, its settings are a table: [{name}]")
-        if name not in _COMMANDS and name not in ("redis", "group", "log_level", "log_format"):
+        if name not in _COMMANDS and name not in ("redis", "redis_password_file", "group", "log_level", "log_format"):
             raise ConfigError(setting=str(config), problem=f"{name} is not a setting")
     return settings
 

@@ -18,6 +18,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from replicator.errors import ReplicatorError
 from replicator.log.interface import Log
 from replicator.log.redis_log import RedisLog
+from replicator.log.urls import with_password_file
 
 from .config import load_settings
 from .settings_file import found_settings
@@ -63,10 +64,11 @@ def _log(ctx: click.Context) -> Log:
     root = ctx.find_root()
     config = root.params.get("config") or found_settings()
     file = load_settings(config) if config is not None else {}
-    redis, group = (_setting(root, file, name) for name in ("redis", "group"))
+    redis, path, group = (_setting(root, file, name) for name in ("redis", "redis_password_file", "group"))
+    redis = with_password_file(redis, path, setting="redis-password-file") if path else redis
     return RedisLog(redis, group).within(time.monotonic() + WITHIN_S)
 
 
 def _setting(root: click.Context, file: Mapping[str, Any], name: str) -> str:
-    given = str(root.params[name])
+    given = str(root.params[name] or "")
     return str(file.get(name, given)) if root.get_parameter_source(name) is ParameterSource.DEFAULT else given

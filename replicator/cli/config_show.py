@@ -63,8 +63,13 @@ def _named(each: Setting) -> str:
 def _of_all(root: click.Context) -> Iterator[Setting]:
     settings: Settings = root.obj
     path, file = root.params["config"], root.default_map or {}
-    values = {"redis": settings.redis, "group": settings.group}
-    values |= {name: root.params[name] for name in ("log_level", "log_format")}
+    path_of_password = root.params["redis_password_file"]
+    values = {
+        "redis": settings.redis,
+        "redis_password_file": str(path_of_password) if path_of_password else None,
+        "group": settings.group,
+        **{name: root.params[name] for name in ("log_level", "log_format")},
+    }
     for name, value in values.items():
         given = root.get_parameter_source(name)
         if given is ParameterSource.COMMANDLINE:
@@ -74,7 +79,8 @@ def _of_all(root: click.Context) -> Iterator[Setting]:
         else:
             source, origin = (FILE, str(path)) if name in file else (DEFAULT, None)
         setting = name.replace("_", "-")
-        yield Setting(command=None, setting=setting, value=masked(name, value), source=source, origin=origin)
+        text = masked(name, value) if value is not None else None
+        yield Setting(command=None, setting=setting, value=text, source=source, origin=origin)
 
 
 def _of_command(

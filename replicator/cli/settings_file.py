@@ -74,7 +74,7 @@ def has_password(name: str, text: str) -> bool:
 
 def masked(name: str, text: str) -> str:
     """The same, to be shown: without a secret."""
-    if "password" in name:
+    if "password" in name and not name.endswith("password_file"):
         return "***"
     if name == "redis" or _URL.match(text):
         text = shown(text)  # also what is secret in a URL that is malformed

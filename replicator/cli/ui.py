@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import os
 import secrets
 import sys
 import threading
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -42,9 +47,19 @@ def ui(settings: Settings, http: str, opens: bool, read_only: bool) -> None:
     with serving(settings.redis, settings.group, http=http, by=operator(), token=token) as url:
         whole = f"{url}/ui" if read_only else f"{url}/ui#token={token}"
         click.echo(whole)
-        if opens and _has_browser():
-            webbrowser.open(whole)
-        ended.wait()
+        with page_that_leads_to(whole) as page:
+            if opens and _has_browser():
+                webbrowser.open(page.as_uri())
+            ended.wait()
+
+
+@contextmanager
+def page_that_leads_to(url: str) -> Iterator[Path]:
+    """A file that only this user can read, for a browser: what that is started with, everybody here sees (ps)."""
+    with TemporaryDirectory(prefix="replicator-ui-") as directory:  # nobody else's
+        page = Path(directory) / "open.html"
+        page.write_text(f'<meta http-equiv="refresh" content="0; url={html.escape(url)}">')
+        yield page
 
 
 def _has_browser() -> bool:

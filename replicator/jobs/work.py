@@ -18,6 +18,7 @@ from .. import ops
 from ..errors import ConfigError
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.redis_log import RedisLog
+from ..log.urls import url_in
 from ..ops.certify_group import certify_group
 from ..protocol.planned_switchover import not_as_planned
 from ..runtime import checks
@@ -66,7 +67,7 @@ class JobSettings:
         keep = _number(environment, BACKUPS_KEEP)
         size_max = _number(environment, "REPLICATOR_SNAPSHOT_BYTES_MAX")
         return cls(
-            redis=environment["REPLICATOR_REDIS"],
+            redis=url_in(environment),
             group=environment["REPLICATOR_GROUP"],
             backups=Path(backups) if backups else None,
             keep=None if keep is None else checks.whole(BACKUPS_KEEP, int(keep), least=1, most=100_000),

@@ -90,10 +90,11 @@ class Link:
         keys: list[bytes],
         *args: Any,
         in_run: bool = False,
+        reads: bool = False,
         limit: Limit = DEFAULT_LIMIT,
     ) -> Any:
-        """Run a script, and wait for its answer. `in_run`: see `Asking`."""
-        with Asking(self, script, keys, args, in_run=in_run, limit=limit) as asking:
+        """Run a script, and wait for its answer. `in_run`, `reads`: see `Asking`."""
+        with Asking(self, script, keys, args, in_run=in_run, reads=reads, limit=limit) as asking:
             return asking.receive()
 
     def script_then(
@@ -223,22 +224,34 @@ class Link:
 class Asking:
     """A script that is asked for in two steps: entering sends it, and `receive` gives its answer.
 
-    `in_run`: its first argument is the run that this very connection belongs to.
+    `in_run`: its first argument is the run that this very connection belongs to. `reads`: it only reads, so a Redis
+    that can tell asks for no right to write (EVALSHA says that all keys are written to, EVALSHA_RO that they are read).
 
     The connection is this one's until it is left. Left without an answer, by an error or a Ctrl-C in between, it gives
     the connection up: what is unread would be taken for the answer to the next command.
     """
 
-    __slots__ = ("_args", "_due", "_in_run", "_keys", "_limit", "_link", "_script", "_wire")
+    __slots__ = ("_apart", "_args", "_due", "_in_run", "_keys", "_limit", "_link", "_reads", "_script", "_wire")
 
     def __init__(
-        self, link: Link, script: Script, keys: list[bytes], args: tuple[Any, ...], *, in_run: bool, limit: Limit
+        self,
+        link: Link,
+        script: Script,
+        keys: list[bytes],
+        args: tuple[Any, ...],
+        *,
+        in_run: bool,
+        reads: bool = False,
+        limit: Limit,
     ) -> None:
         self._link = link
         self._script = script
         self._keys = keys
         self._args = args
         self._in_run = in_run
+        self._reads = reads
+        #: Whether the command for scripts that only read is the one that was sent.
+        self._apart = False
         self._limit = limit
         #: The limit of the answer that is due; None: none is.
         self._due: Limit | None = None
@@ -251,8 +264,10 @@ class Asking:
             if self._in_run:
                 self._args = (opened.run, *self._args)
             self._wire = opened.wire
+            self._apart = self._reads and opened.reads_apart
             try:
-                command = (b"EVALSHA", self._script.sha, len(keys), *keys, *self._args)
+                name = b"EVALSHA_RO" if self._apart else b"EVALSHA"
+                command = (name, self._script.sha, len(keys), *keys, *self._args)
                 self._due = self._wire.send(*command, limit=limit)
             except BaseException as error:
                 raise link._failed(error) from None
@@ -270,13 +285,35 @@ class Asking:
             answer = self._wire.receive(self._due)
         except redis.exceptions.NoScriptError:
             self._due = None
-            keys = self._keys
-            return self.ask_too(b"EVAL", self._script.text, len(keys), *keys, *self._args, limit=self._limit)
+            keys, name = self._keys, b"EVAL_RO" if self._apart else b"EVAL"
+            return self.ask_too(name, self._script.text, len(keys), *keys, *self._args, limit=self._limit)
+        except redis.exceptions.NoPermissionError as error:
+            self._due = None
+            if not (self._apart and "evalsha_ro" in str(error)):
+                raise self._link._failed(error) from None
+            return self._as_one_that_writes(error)
         except BaseException as error:
             failed = self._link._failed(error)
             self._due = None
             raise failed from None
         self._due = None
+        return answer
+
+    def _as_one_that_writes(self, refused: Exception) -> Any:
+        """The user may not use the command for scripts that only read: he may be older than this. If he may not use the
+        other one either, that was `refused`.
+        """
+        link, keys = self._link, self._keys
+        try:
+            with_sha = (self._script.sha, len(keys), *keys, *self._args)
+            try:
+                answer = self.ask_too(b"EVALSHA", *with_sha, limit=self._limit)
+            except redis.exceptions.NoScriptError:
+                answer = self.ask_too(b"EVAL", self._script.text, *with_sha[1:], limit=self._limit)
+        except redis.exceptions.NoPermissionError:
+            raise refused from None
+        if link._opened is not None:
+            link._opened = link._opened._replace(reads_apart=False)
         return answer
 
     def ask_too(self, *command: Any, limit: Limit) -> Any:

@@ -11,12 +11,11 @@ one. How it knows depends on the kind of URL: `_Server` has one address; `_Senti
 - redis-py makes the connections, with retries off and the protocol fixed, and hands them over to a `Wire`. Its clients
   are not used, except that `client_for` gives one to libraries such as RQ.
 - An error says what to do (`redis_errors.py`). Neither side of a connection says that the other one speaks TLS:
-  `_tls_hint` guesses from how it failed.
+  `tls.py` guesses from how it failed.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +32,7 @@ from replicator.log.master_discovery import Answer, MasterDiscovery
 from replicator.log.urls import Address, Place, place_of, shown, wrong
 from replicator.log.wire import RedisWire, Wire
 
+from . import tls
 from .redis_errors import NoMaster, advice, text_of
 
 __all__ = [
@@ -68,11 +68,16 @@ ASK_AGAIN_AFTER_S = 0.1
 
 
 class Opened(NamedTuple):
-    """A connection that was made. `address` is None if the URL has a fixed one, which cannot become wrong."""
+    """A connection that was made. `address` is None if the URL has a fixed one, which cannot become wrong.
+
+    `reads_apart`: scripts that only read have a command of their own there (EVALSHA_RO), for which a right to read is
+    enough.
+    """
 
     wire: Wire
     run: str
     address: Address | None = None
+    reads_apart: bool = False
 
 
 class Finder(Protocol):
@@ -103,7 +108,7 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
         "protocol": 2,
         "decode_responses": False,
     }
-    place = place_of(url)
+    place = checked_place(url)
     options = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
@@ -113,7 +118,7 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
     }
     finder: Finder
     if place.kind == "sentinel":
-        asking = {**options, **_hurried(timeout_s), "username": None, "password": None, "db": 0, **place.asking}
+        asking = {**options, **_hurried(timeout_s), "credential_provider": None, "db": 0, **place.asking}
         finder = _Sentinels(place.hosts, asking, options, place.service)
     elif place.kind == "cluster":
         finder = _Cluster(place.hosts, {**options, **_hurried(timeout_s)}, options, key_slot(key))
@@ -126,13 +131,23 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
     return finder
 
 
+def checked_place(url: str) -> Place:
+    """What a URL says, once the certificates that it names were loaded. Raises `ConfigError`."""
+    place = place_of(url)
+    try:
+        tls.check_certificates(place.options)
+    except ValueError as error:
+        raise wrong(url, str(error)) from None
+    return place
+
+
 def client_for(url: str) -> redis.Redis:
     """A plain client, for libraries that need one of their own (RQ changes the timeouts of the one it is given).
 
     Raises:
         ConfigError: it is not a Redis URL, or it is that of a cluster.
     """
-    place = place_of(url)
+    place = checked_place(url)
     if place.kind == "cluster":
         problem = f"RQ does not run on a cluster: give the jobs a Redis of their own instead of {shown(url)!r}"
         raise ConfigError(setting="redis", problem=problem)
@@ -146,7 +161,7 @@ def _plain_client(place: Place) -> redis.Redis:
     if place.kind == "":
         return redis.Redis.from_pool(ConnectionPool(**_options_of(place)))
     options = {**place.options, "ssl": place.tls}
-    asking = {**options, **_hurried(ASKING_TIMEOUT_S), "username": None, "password": None, "db": 0, **place.asking}
+    asking = {**options, **_hurried(ASKING_TIMEOUT_S), "credential_provider": None, "db": 0, **place.asking}
     asking["retry"] = Retry(NoBackoff(), 0)
     # The classes of redis.sentinel have no types.
     make: Any = Sentinel
@@ -168,7 +183,7 @@ def _options_of(place: Place) -> dict[str, Any]:
 
 def user_of(url: str) -> str:
     """The Redis user of its connections. Raises `ConfigError`."""
-    return str(place_of(url).options.get("username") or "default")
+    return place_of(url).user
 
 
 def _hurried(timeout_s: float) -> dict[str, float]:
@@ -184,8 +199,8 @@ class _Server:
         self._names = Names()
 
     def open(self, timeout_s: float = ANSWER_S) -> Opened:
-        wire, run, _ = _opened(self._options, self._names, timeout_s)
-        return Opened(wire, run)
+        wire, server = _opened(self._options, self._names, timeout_s)
+        return Opened(wire, server.run, reads_apart=server.reads_apart)
 
     def master(self, wait_s: float) -> Address | None:
         return None
@@ -224,11 +239,11 @@ class _Discovered:
 
     def _open_master(self, address: Address, timeout_s: float) -> Opened:
         # A sentinel or a cluster node may not know yet that the master it names has become a replica.
-        wire, run, role = _opened(_at(address, self._options), self._names, timeout_s)
-        if role != "master":
+        wire, server = _opened(_at(address, self._options), self._names, timeout_s)
+        if server.role != "master":
             wire.close()
-            raise redis.exceptions.ConnectionError(f"it is said to be the master, but calls itself {role}")
-        return Opened(wire, run, address)
+            raise redis.exceptions.ConnectionError(f"it is said to be the master, but calls itself {server.role}")
+        return Opened(wire, server.run, address, server.reads_apart)
 
 
 class _Sentinels(_Discovered):
@@ -327,14 +342,24 @@ def _answer_or_refusal(wire: Wire, command: tuple[str, ...]) -> Any:
         return refusal
 
 
-def _opened(options: dict[str, Any], names: Names, timeout_s: float) -> tuple[Wire, str, str]:
-    """A connection, the run of its server, and the server's role."""
+class _Described(NamedTuple):
+    """What a server says of itself to a new connection."""
+
+    run: str
+    role: str
+    reads_apart: bool
+
+
+def _opened(options: dict[str, Any], names: Names, timeout_s: float) -> tuple[Wire, _Described]:
+    """A connection, and what its server says of itself."""
     wire = _connected(options, names, timeout_s)
     try:
         # Two commands: Redis 6.2 accepts only one section.
         server = _fields(wire.ask("INFO", "server"))
         replication = _fields(wire.ask("INFO", "replication"))
-        return wire, _run_of(server, replication), replication.get("role", "")
+        # EVALSHA_RO came with 7.0. Valkey gives the version of Redis that it is compatible with, 7.2.
+        reads_apart = not server.get("redis_version", "6.").startswith("6.")
+        return wire, _Described(_run_of(server, replication), replication.get("role", ""), reads_apart)
     except BaseException:
         wire.close()
         raise
@@ -393,36 +418,14 @@ def _connected_to(options: dict[str, Any]) -> Wire:
         return RedisWire(connection)
     except (redis.exceptions.RedisError, OSError) as error:
         connection.disconnect()
-        hint = _tls_hint(error, tls=isinstance(connection, SSLConnection))
-        if not hint:
+        speaks_tls = isinstance(connection, SSLConnection)
+        why = tls.hint(str(error), tls=speaks_tls, has_certificate="ssl_certfile" in options)
+        if not why:
             raise
-        raise redis.exceptions.ConnectionError(f"{text_of(error)} ({hint})") from None
+        raise redis.exceptions.ConnectionError(f"{text_of(error)} ({why})") from None
     except BaseException:
         connection.disconnect()
         raise
-
-
-#: How it looks if the other side does not understand: it closes the connection, or answers in its own protocol.
-_HUNG_UP = re.compile("closed by server|reset by peer|Broken pipe|Protocol error|EOF occurred|UNEXPECTED_EOF")
-
-
-_NOT_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|record layer|Timeout", re.IGNORECASE)
-
-
-def _tls_hint(error: Exception, *, tls: bool) -> str:
-    """A hint if TLS may be why a connection could not be made. Neither side says whether the other one speaks it."""
-    text = str(error)
-    if not tls:
-        return "if this port speaks TLS, the URL begins with rediss instead of redis" if _HUNG_UP.search(text) else ""
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return "?ssl_ca_certs=FILE in the URL names who signed its certificate, which has to name the host of the URL"
-    wants = "if it wants a certificate, the URL has ?ssl_certfile=FILE&ssl_keyfile=FILE"
-    if "ALERT" in text:
-        return wants
-    hint = "if this port does not speak TLS, the URL begins with redis instead of rediss"
-    if _NOT_TLS.search(text):
-        return hint
-    return f"{hint}; {wants}" if _HUNG_UP.search(text) else ""
 
 
 def _fields(info: bytes) -> dict[str, str]:

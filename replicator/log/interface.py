@@ -219,11 +219,12 @@ class Log(Protocol):
         """All there is to know about the group, except its records."""
         ...
 
-    def check_rights(self) -> None:
-        """Check that the Redis user has all rights that a node needs. Raises `LogUnavailable`, which names the missing.
+    def check_rights(self) -> str:
+        """Why the Redis user lets a node follow and not lead; empty: it may lead.
 
-        The commands are tried on a key that means nothing. After a success nothing is tried again until Redis is in
-        another run, or has refused something.
+        Raises `LogUnavailable`, which names the missing rights, if it may not even follow. The commands are tried on a
+        key that means nothing. What was found holds until Redis is in another run, or has refused something; that it
+        may not lead, for a second, and longer each time, up to half a minute.
         """
         ...
 

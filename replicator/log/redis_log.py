@@ -46,15 +46,17 @@ from .replies import (
     heartbeat_of,
     history_of,
     id_of,
-    missing_right,
     pairs_of,
     parse_entries,
     reply_of,
     request_of,
     wrote_nothing,
 )
+from .rights import Rights, is_about_keys, missing_right, missing_to_follow
 from .scripts import KEY_TYPES, KEYS, load_scripts
 from .server import Server, memory_in, server_by
+from .tls import transport_of
+from .urls import place_of
 
 __all__ = [
     "Connections",
@@ -112,18 +114,6 @@ class Connections:
             link.close()
 
 
-class _Rights:
-    """Whether the user was found to have the rights of a node, in the present run of Redis."""
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._run = b""
-
-    def in_run(self, run: bytes) -> None:
-        self.seen = self.seen and run == self._run
-        self._run = run
-
-
 class RedisLog:
     """A group's log in the Redis at `url` (see `replicator.log.urls`). It implements `replicator.log.interface.Log`.
 
@@ -139,8 +129,9 @@ class RedisLog:
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
         self._append = (self._scripts["append"], self._keys[:3])
-        self._user = user_of(url)
-        self._rights = _Rights()
+        self._rights = Rights(user_of(url), group)
+        #: What protects the connections.
+        self.transport = transport_of(place_of(url))
         self._shares = connections is not None
         self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
         self.connections.timeout_s = min(self.connections.timeout_s, timeout_s)
@@ -180,7 +171,7 @@ class RedisLog:
         changed = last_change_after(record, rebase=rebase) or ""
         place = (str(record.part), str(record.parts), str(record.as_of.id), "1" if rebase else "0", str(changed))
         rest = (show_ends(record.ends), record.wants_acks)
-        return self._run(self._write, "part", 3, *append_args(record), *place, *rest, in_run=True)
+        return self._run(self._write, "part", self._keys[:3], *append_args(record), *place, *rest, in_run=True)
 
     def sweep(self) -> bool:
         script = self._scripts["sweep"]
@@ -214,15 +205,15 @@ class RedisLog:
             claim.ended,
             "" if claim.skip == ZERO_ID else str(claim.skip),
         )
-        return self._run(self._other, "promote", 9, *args)
+        return self._run(self._other, "promote", self._keys, *args)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
         # All steps together get the time of one: a lease that is not renewed in time is renewed on a new connection.
         hurried = self._within(time.monotonic() + self._limit.answer_s)
-        return hurried._run(self._renew, "renew", 4, term, writer.boot, writer.node, lease_ms)
+        return hurried._run(self._renew, "renew", self._keys[:4], term, writer.boot, writer.node, lease_ms)
 
     def give_back(self, writer: Writer, term: int, *, by: str = "") -> None:
-        self._run(self._renew, "yield", 8, term, writer.boot, writer.node, by or writer.node)
+        self._run(self._renew, "yield", self._keys[:8], term, writer.boot, writer.node, by or writer.node)
 
     def confirm(
         self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
@@ -247,7 +238,7 @@ class RedisLog:
         return Confirmation(reply_of(answer, self.url), int((count[0] if fsynced else count) or 0) if count else 0)
 
     def pause(self, why: str, *, by: str = "", reason: str = "") -> Reply:
-        return self._run(self._other, "pause", 8, why, by, reason)
+        return self._run(self._other, "pause", self._keys[:8], why, by, reason)
 
     def ack(self, ack: Ack) -> None:
         command = (b"XADD", self._keys[6], "MAXLEN", "~", ACKS_KEPT, "*", "node", ack.node, "at", str(ack.at))
@@ -255,10 +246,11 @@ class RedisLog:
 
     def beat(self, heartbeat: Heartbeat) -> None:
         says = "left" if heartbeat.left else "leads" if heartbeat.role == "primary" else ""
+        nodes, head = self._keys[5], self._keys[2]
         self._run(
             self._other,
             "beat",
-            6,
+            [nodes, head] if says == "leads" else [nodes],
             heartbeat.node,
             heartbeat.to_json(),
             says,
@@ -268,7 +260,7 @@ class RedisLog:
         )
 
     def forget(self, node: str, *, by: str, reason: str = "") -> None:
-        self._run(self._other, "forget", 8, node, by, reason)
+        self._run(self._other, "forget", self._keys[:8], node, by, reason)
 
     def history(self, after: str = "", *, count: int = 1000) -> HistoryPage:
         command = (b"XRANGE", self._keys[7], f"({after}" if after else "-", "+", b"COUNT", count)
@@ -277,7 +269,7 @@ class RedisLog:
 
     def refill_history(self, entries: Sequence[HistoryEntry], *, end: str, node: str) -> str | None:
         texts = [orjson.dumps(replace(entry, restored_by=None).to_fields()) for entry in entries]
-        reply = self._run(self._other, "refill", 8, end or "0-0", node, *texts)
+        reply = self._run(self._other, "refill", self._keys[:8], end or "0-0", node, *texts)
         return str(reply.id) if reply.code is Code.OK else None
 
     def request(self, what: str, *, by: str, node: str = "") -> str:
@@ -286,21 +278,33 @@ class RedisLog:
         return str(answer, "ascii")
 
     def reinit(self, node: str, *, by: str) -> str:
-        return str(self._run(self._other, "ask", 8, "reinit", node, by).id)
+        return str(self._run(self._other, "ask", self._keys[:8], "reinit", node, by).id)
 
-    def check_rights(self) -> None:
-        if self._rights.seen:
-            return
-        limit = self._limit
-        # EVAL is needed for scripts that Redis does not know yet.
-        self._asked(lambda: self._other.call(b"EVAL", b"return 1", 0, limit=limit))
-        _, *forbidden = self._asked(lambda: self._other.script(self._scripts["probe"], self._keys, limit=limit))
-        if forbidden:
-            commands = [name.decode() for name in forbidden]
-            rights = " ".join(f"+{name}" for name in commands)
-            may_not = f"the Redis user {self._user} may not use {', '.join(commands)}, which a node has to"
-            raise LogUnavailable.refuses(self.url, f"{may_not}: `ACL SETUSER {self._user} {rights}`")
-        self._rights.seen = True
+    def check_rights(self) -> str:
+        if self._rights.are_known:
+            return self._rights.follows_only
+        # EVAL is needed for scripts that Redis does not know yet. Every node writes to these keys.
+        own = [self._keys[4], self._keys[5], self._keys[6]]
+        self._asked(lambda: self._other.call(b"EVAL", b"return 1", len(own), *own, limit=self._limit))
+        forbidden = self._forbidden()
+        if forbidden is not None and (missing := missing_to_follow(forbidden)):
+            raise LogUnavailable.refuses(self.url, self._rights.lacks(missing, "a node"))
+        return self._rights.found(forbidden)
+
+    def _forbidden(self) -> list[str] | None:
+        """The commands that the user may not use, of those that a node that leads needs; None: not all keys are his."""
+
+        def probe() -> list[str] | None:
+            try:
+                _, *names = self._other.script(self._scripts["probe"], self._keys, limit=self._limit)
+            except redis.exceptions.NoPermissionError as error:
+                if not is_about_keys(error):
+                    raise
+                return None
+            return [name.decode() for name in names]
+
+        found: list[str] | None = self._asked(probe)
+        return found
 
     # --- reads ---
 
@@ -359,7 +363,7 @@ class RedisLog:
         """Look, and take note of what follows for the connections: another master, or another run."""
         limit = self._limit._replace(until=until)
         follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
-        answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
+        answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys[:6], reads=True, limit=limit))
         run, now, term, head, stray, lease_ms, nodes, lease, wrong = answer
         self._rights.in_run(run)
         lease = lease.decode("utf-8", "replace")
@@ -448,13 +452,13 @@ class RedisLog:
         self,
         link: Link,
         name: str,
-        keys: int,
+        keys: list[bytes],
         *args: Any,
         in_run: bool = False,
     ) -> Reply:
         """Run a script that writes."""
         try:
-            answer = link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run, limit=self._limit)
+            answer = link.script(self._scripts[name], keys, *args, in_run=in_run, limit=self._limit)
         except redis.exceptions.ResponseError as error:
             raise self._failed(error) from None
         return self._reply(name, answer)
@@ -465,7 +469,7 @@ class RedisLog:
 
     def _reply(self, name: str, answer: Any) -> Reply:
         if isinstance(answer, list) and answer[:1] == [b"halfway"]:
-            self._rights.seen = False
+            self._rights.doubt()
             why = b" ".join(answer[1:]).decode("utf-8", "replace")
             raise OutcomeUnknown(url=self.url, problem=f"the script {name} was stopped in the middle: {why}")
         return reply_of(answer, self.url)
@@ -481,11 +485,8 @@ class RedisLog:
         # refused before its first write or at it, so nothing was written.
         problem = advice(error)
         if is_forbidden(error):
-            self._rights.seen = False
             keys = self._keys[0].decode().removesuffix(KEYS[0]) + "*"
-            problem += (
-                f". The Redis user {self._user} needs rights: `ACL SETUSER {self._user} {missing_right(error, keys)}`"
-            )
+            problem += f". {self._rights.refused(missing_right(error, keys))}"
         if "WRONGTYPE" in problem:
             problem = self._foreign_key() or problem
         return LogUnavailable.refuses(self.url, problem)

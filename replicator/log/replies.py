@@ -48,15 +48,6 @@ _NOTHING_WRITTEN = re.compile(
 )
 
 
-def missing_right(error: Exception, keys: str) -> str:
-    """The ACL rule that would give the user what is missing, as far as Redis says what that is."""
-    text = str(error)
-    if "keys" in text or "access a key" in text:
-        return f"~{keys}"
-    command = re.search(r"run the '([\w|]+)' command", text) or re.search(r"may not use (\w+(?:, \w+)*)", text)
-    return " ".join(f"+{name}" for name in command[1].split(", ")) if command else f"~{keys} +..."
-
-
 FSYNCED_NEEDS = (
     "it needs Redis 7.2 or Valkey, and an AOF; with `appendfsync always`, appended says the same on every server"
 )

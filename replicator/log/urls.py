@@ -5,7 +5,8 @@
     redis+sentinel://[USER:PASSWORD@]HOST[:26379],HOST…/SERVICE[/DB][?sentinel_username=…&sentinel_password=…]
     redis+cluster://[USER:PASSWORD@]HOST[:6379],HOST…
 
-`?password_file=FILE` takes the password from a file, as it is, on one line: a URL without a secret in it.
+`?password_file=FILE` takes the password from a file (`password_file.py`): a URL without a secret in it. So do
+`sentinel_password_file` and `ssl_password_file`.
 
 With rediss instead of redis, connections use TLS (those to sentinels, too), and `?ssl_ca_certs=FILE` and redis-py's
 other options for TLS are allowed. Within a part, any of `/?#@:%` has to be percent-encoded.
@@ -27,21 +28,19 @@ import ssl
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import quote, unquote, unquote_plus
 
 from replicator.errors import ConfigError
 
 from ..runtime.event_log import EventLogger
+from .password_file import FilePassword, password_of, read_password
 
-__all__ = ["Address", "Place", "place_of", "shown", "wrong"]
+__all__ = ["Address", "Place", "place_of", "shown", "url_in", "with_password_file", "wrong"]
 
 logger = EventLogger(__name__)
 
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
-
-#: A password is a line. A larger file is something else.
-PASSWORD_BYTES_MAX = 4096
 
 #: Up to six digits: more databases than any Redis has. A longer number is a slip of the finger.
 _DATABASE = re.compile("[0-9]{1,6}")
@@ -74,6 +73,10 @@ class Place(NamedTuple):
     service: str = ""
     #: Options for connections to sentinels.
     asking: Mapping[str, Any] = MappingProxyType({})
+    user: str = "default"
+    has_password: bool = False
+    #: The files that secrets are taken from.
+    secret_files: tuple[str, ...] = ()
 
 
 class _Wrong(ValueError):
@@ -117,7 +120,7 @@ def shown(url: str) -> str:
 
 
 def _is_secret(option: str) -> bool:
-    return "password" in option and option != "password_file"
+    return "password" in option and not option.endswith("password_file")
 
 
 # Up to the last @: one within the password may not have been encoded.
@@ -156,14 +159,21 @@ def _parsed(url: str) -> Place:
     scheme, kind, user, hosts, path, query = match.groups()
     tls = scheme == "rediss"
     options = _user_of(user or "") | _options_of(query or "", url, tls=tls, kind=kind)
-    if (in_file := options.pop("password_file", None)) is not None:
-        if "password" in options:
-            raise _Wrong("it has a password, and the file of another one")
-        options["password"] = in_file
+    about = {
+        "user": options.get("username", "default"),
+        "has_password": "password" in options or "password_file" in options,
+        "secret_files": tuple(options[name] for name in _SECRET_FILES if name in options),
+    }
+    options |= _login(options)
+    asking = {name: options.pop(f"sentinel_{name}") for name in _LOGIN if f"sentinel_{name}" in options}
+    asking |= _login(asking)
+    asking = {"username": None, "password": None, **asking}
+    if "ssl_password_file" in options:
+        options["ssl_password"] = _secret_in(options, "ssl_password")
     if scheme == "unix":
-        return Place("", options | _socket_of(kind, hosts, path or ""))
+        return Place("", options | _socket_of(kind, hosts, path or ""), **about)
     if kind is None:
-        return Place("", options | _server_of(hosts) | _database_of(path or "", options), tls)
+        return Place("", options | _server_of(hosts) | _database_of(path or "", options), tls, **about)
     if kind not in ("sentinel", "cluster"):
         raise _Wrong("it is neither of sentinels nor of a cluster")
     if not hosts:
@@ -174,9 +184,56 @@ def _parsed(url: str) -> Place:
     options |= _database_of(f"/{database}", options)
     if kind == "cluster" and options["db"]:
         raise _Wrong("a cluster has only database 0")
-    asking = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
-    return Place(kind, options, tls, _hosts_of(hosts, port), unquote(service), asking)
+    return Place(kind, options, tls, _hosts_of(hosts, port), unquote(service), asking, **about)
+
+
+_LOGIN = ("username", "password", "password_file")
+
+
+def _login(options: dict[str, Any]) -> dict[str, Any]:
+    """What takes the place of the user and the password among these options, if that is in a file."""
+    if "password_file" not in options:
+        return {}
+    path = _secret_in(options, "password", reads=False)
+    user = options.pop("username", None)
+    try:
+        return {"credential_provider": FilePassword(path, user or "")}
+    except ValueError as error:
+        raise _Wrong(f"password_file: {error}") from None
+
+
+def _secret_in(options: dict[str, Any], name: str, *, reads: bool = True) -> str:
+    """Take the file of this secret out of the options; give what is in it, or its path."""
+    path: str = options.pop(f"{name}_file")
+    if options.get(name) is not None:
+        raise _Wrong(f"it has {name}, and the file of another one")
+    options.pop(name, None)
+    try:
+        return read_password(path) if reads else path
+    except ValueError as error:
+        raise _Wrong(f"{name}_file: {error}") from None
+
+
+#: The variables of the URL, and of the file with its password.
+URL_VARIABLE, FILE_VARIABLE = "REPLICATOR_REDIS", "REPLICATOR_REDIS_PASSWORD_FILE"
+
+
+def url_in(environment: Mapping[str, str]) -> str:
+    """The URL of Redis that the environment has, with the file of its password, if any; empty: there is none.
+
+    Raises `ConfigError`.
+    """
+    url, path = environment.get(URL_VARIABLE, ""), environment.get(FILE_VARIABLE, "")
+    return with_password_file(url, path, setting=FILE_VARIABLE) if url and path else url
+
+
+def with_password_file(url: str, path: str | os.PathLike[str], *, setting: str) -> str:
+    """The URL of Redis, with its password in this file. Raises `ConfigError` if the URL has a password already."""
+    password_of(setting, path)
+    if place_of(url).has_password:
+        raise ConfigError(setting=setting, problem="the URL of Redis has a password already: leave one of them out")
+    return f"{url}{'&' if '?' in url else '?'}password_file={quote(os.fspath(path), safe='/')}"
 
 
 def _why_not(url: str) -> str:
@@ -247,19 +304,9 @@ def _flag(text: str) -> bool:
 def _file(text: str) -> str:
     if not os.path.exists(text):
         raise _Wrong(f"there is no {text!a}")
+    if not os.access(text, os.R_OK):
+        raise _Wrong(f"{text!a} cannot be read by this user")
     return text
-
-
-def _password_in(text: str) -> str:
-    try:
-        with open(text, "rb") as file:
-            data = file.read(PASSWORD_BYTES_MAX + 1)
-        password = data.decode().removesuffix("\n").removesuffix("\r")
-    except (OSError, ValueError) as error:
-        raise _Wrong(f"{text!a}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
-    if not password or "\n" in password or len(data) > PASSWORD_BYTES_MAX:
-        raise _Wrong(f"{text!a} is to have the password on one line, and nothing else")
-    return password
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -289,12 +336,14 @@ _USED: Mapping[str, Callable[[str], Any]] = {
     "db": _database,
     "username": str,
     "password": str,
-    "password_file": _password_in,
+    "password_file": str,
     "sentinel_username": str,
     "sentinel_password": str,
+    "sentinel_password_file": str,
     "ssl_keyfile": _file,
     "ssl_certfile": _file,
     "ssl_password": str,
+    "ssl_password_file": str,
     "ssl_ca_certs": _file,
     "ssl_ca_path": _file,
     "ssl_ca_data": str,
@@ -307,6 +356,9 @@ _USED: Mapping[str, Callable[[str], Any]] = {
     "ssl_validate_ocsp": _flag,
     "ssl_validate_ocsp_stapled": _flag,
 }
+
+#: Those that name the file of a secret.
+_SECRET_FILES = ("password_file", "sentinel_password_file", "ssl_password_file")
 
 #: The options that mean something to redis-py but are not used here.
 _NOT_USED: Mapping[str, Callable[[str], Any]] = {

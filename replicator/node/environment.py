@@ -21,6 +21,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..log.own_address import own_address
+from ..log.urls import with_password_file
 from ..runtime import checks
 from ..runtime.log_output import FORMATS, LEVELS, configure_unless_done
 from .options import NodeOptions
@@ -81,11 +82,15 @@ _KEYWORDS: Mapping[str, Callable[[str], Any]] = {
     **{field.name: _reader_of(typing.get_type_hints(NodeOptions)[field.name]) for field in fields(NodeOptions)},
 }
 
-#: The names of all of them. `http=` is where others reach the node, which follows from the last two.
-VARIABLES = tuple(variable(setting) for setting in (*_KEYWORDS, "http", "advertise"))
+#: The names of all of them. The file of the password becomes a part of `redis=`. `http=` is where others reach the
+#: node, which follows from the last two.
+VARIABLES = tuple(variable(setting) for setting in (*_KEYWORDS, "redis_password_file", "http", "advertise"))
 
 #: A name that is as like one of these was meant to be it; those of other programs of ours are less so.
 _NEAR = 0.7
+
+#: Of `replicator acl`: the password of a user that it prints, and not that of the node.
+_OF_ACL = "REPLICATOR_ACL_PASSWORD_FILE"
 
 #: Settings of several nodes at a time (REPLICATOR_HTTP_A), as the dev stack has them.
 _OF_ONE_OF_SEVERAL = re.compile(r".*_[A-Z0-9]")
@@ -112,6 +117,8 @@ def settings_of(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
     found.setdefault("data_dir", Path("data") / str(found["name"]))
     if found.get("log") is None:
         found.setdefault("redis", REDIS)
+        if (path := _text("redis_password_file", environ)) is not None:
+            found["redis"] = with_password_file(found["redis"], path, setting=variable("redis_password_file"))
     else:
         found.pop("redis", None)  # a log takes its place
     if "http" not in given:
@@ -157,7 +164,8 @@ def _text(setting: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _check_is_no_slip(name: str) -> None:
-    if not name.startswith(PREFIX) or name in VARIABLES or _OF_ONE_OF_SEVERAL.fullmatch(name):
+    known_name = name in VARIABLES or name == _OF_ACL
+    if not name.startswith(PREFIX) or known_name or _OF_ONE_OF_SEVERAL.fullmatch(name):
         return
     told, known = name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in VARIABLES]
     if any(told.endswith((f"_{each}", f"_{each}S")) for each in known):  # of a command: REPLICATOR_DRILL_LEASE_S

@@ -15,6 +15,7 @@ from ..format.ids import RecordId
 from ..log.interface import Ack, GroupRequest
 from ..protocol import versions
 from ..protocol.group import GroupView
+from ..protocol.node_state import NodeState
 from ..runtime.event_log import EventLogger
 from ..runtime.log_once import Lasting, LogOnce
 from .candidate import Candidate
@@ -43,6 +44,7 @@ logger = EventLogger(__name__)
 #: Under which name it is known what was wrong with a snapshot that this node needed.
 PASSED_BY = "passed by"
 
+_FOLLOWS_ONLY = Lasting("rights.follows_only", "rights.may_lead", "it may lead again")
 _AWAITED = Lasting("snapshot.awaited", "snapshot.came", "what is left of the log can be read again")
 
 #: A primary that did not hear it may have been replaced; one that did takes a while.
@@ -205,7 +207,7 @@ class HaLoop:
 
     def join(self) -> None:
         """Look at the group, and take in what that says."""
-        self._log.check_rights()
+        self._check_rights()
         look = self.observer.look_again()
         self.lease_keeper.talks_to(look)
         others = (
@@ -214,6 +216,13 @@ class HaLoop:
         self._parts.acks.hear(Ack(heartbeat.node, heartbeat.synced) for heartbeat in others)
         self._own_name.check(look, has_beaten=self.reporter.has_beaten)
         self._check_log_is_there(look)
+
+    def _check_rights(self) -> None:
+        follows_only = self.reporter.follows_only = self._log.check_rights()
+        if follows_only:
+            self._log_once.tell("rights", _FOLLOWS_ONLY, f"it follows, and does not lead: {follows_only}")
+        else:
+            self._log_once.over("rights")
 
     def _check_log_is_there(self, look: GroupView) -> None:
         view = self._replica.node_state.view
@@ -228,7 +237,7 @@ class HaLoop:
         what = f"group {self._log.group} had log {view.log_id}, and at {self._log.url} there is none"
         self._problems.report("log", LogLost(what=what))
         all_had_time = self.observer.missed_log()
-        if self._policy.recovers and all_had_time:
+        if self._policy.recovers and all_had_time and not self.reporter.follows_only:
             self.candidate.found_anew(look, self.reporter.heartbeat())
 
     def _tell_what_it_passed_by(self) -> None:
@@ -259,12 +268,19 @@ class HaLoop:
             self._log_once.over("gone")
         if self._problems.get(UNHEALTHY) is not None:
             self.candidate.claim_at = None  # it has no turn
-        elif not self.candidate.claims(node_state, look, self.reporter.heartbeat):
+        elif not self._claims(node_state, look):
             self.publisher.keep(node_state, look)
+
+    def _claims(self, node_state: NodeState, look: GroupView) -> bool:
+        """Claim the term, if this node is to take it now; whether it did."""
+        if self.reporter.follows_only:
+            self.candidate.claim_at = None
+            return False
+        return self.candidate.claims(node_state, look, self.reporter.heartbeat)
 
     def _keep_history(self) -> None:
         if self.observer.look is not None:
-            self.history.keep(self.observer.look)
+            self.history.keep(self.observer.look, puts_back=not self.reporter.follows_only)
 
     def _ask_for_snapshot(self) -> None:
         now = self.observer.now()

@@ -71,19 +71,20 @@ class HistoryKeeper:
         count, term = (head.history_count, head.term) if head is not None else (0, 0)
         return History.of(self._entries, count=count, term=term)
 
-    def keep(self, look: GroupView) -> None:
-        """Read what is new, put back what is lost, save."""
+    def keep(self, look: GroupView, *, puts_back: bool = True) -> None:
+        """Read what is new, put back what is lost (`puts_back`: if this node may write it), save."""
         head, log_id = look.head, self._replica.node_state.view.log_id
         if head is None or look.marred or (log_id and log_id != head.log_id):
             return
         try:
-            self._follow(_Seen(look.run, head.run, era_of(head.term), head.log_id, head.history_count))
+            seen = _Seen(look.run, head.run, era_of(head.term), head.log_id, head.history_count)
+            self._follow(seen, puts_back=puts_back)
             self._save()
             self._log_once.over("history")
         except (LogUnavailable, CheckpointError) as error:
             self._log_once.tell("history", _BEHIND, f"the history of the group is not up to date here: {error}")
 
-    def _follow(self, now: _Seen) -> None:
+    def _follow(self, now: _Seen, *, puts_back: bool) -> None:
         before = self._seen
         if now == before:
             return
@@ -94,7 +95,7 @@ class HistoryKeeper:
         else:
             there = list(self._pages(""))
             # What is missing in a run in which nobody holds a term yet, the old one may still bring back.
-            if now.run == now.run_of_term and not self._put_back(there):
+            if puts_back and now.run == now.run_of_term and not self._put_back(there):
                 return  # somebody else did it meanwhile
             self._take(there)
         self._seen = now

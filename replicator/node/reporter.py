@@ -44,6 +44,8 @@ class Reporter:
         self.digest: tuple[RecordId, str, int] | None = None
         #: The request to rebuild this node that was carried out last.
         self.reinitialised = ""
+        #: Why its Redis user lets this node follow and not lead; empty: it may lead.
+        self.follows_only = ""
         self.has_beaten = False
         #: When this node reported last, by the clock of the node.
         self.beaten_at: float | None = None
@@ -94,7 +96,8 @@ class Reporter:
             fork_id=RecordId.parse(self._replica.counters.forks.newest_id),
             stale_count=self._replica.rejected,
             kept_count=self._replica.applied.kept_count,
-            candidate=self._policy.auto_promote,
+            candidate=self._policy.auto_promote and not self.follows_only,
+            follows_only=self.follows_only,
             prepares=self._handover.is_offered,
             prepared=self._handover.answer,
             process=self._handover.process.run_by,

@@ -293,7 +293,7 @@ def _standbys(look: GroupView) -> Iterator[Check]:
     holder = term_holder(look)
     live = [heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive]
     others = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.node != holder]
-    able = [p.node for p in live if p.node != holder and p.in_sync and p.run == look.run and p.is_sound]
+    able = [p.node for p in live if p.node != holder and p.in_sync and p.run == look.run and _may_lead(p)]
     if not look.heartbeats:
         yield warning("standbys", "no node has reported yet", "start one")
     elif not live:
@@ -310,6 +310,10 @@ def _standbys(look: GroupView) -> Iterator[Check]:
         yield problem("standbys", "no standby is left that could take over", "see what is wrong with the others")
     else:
         yield warning("standbys", f"{holder} is the only node, and none could take over", "start another one")
+
+
+def _may_lead(heartbeat: Heartbeat) -> bool:
+    return heartbeat.is_sound and not heartbeat.follows_only
 
 
 def _states(look: GroupView) -> Iterator[Check]:

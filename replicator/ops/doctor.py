@@ -15,7 +15,9 @@ from ..errors import LogUnavailable
 from ..log.interface import LogSize
 from ..log.redis_log import RedisLog
 from ..log.server import Server
+from ..log.tls import Transport
 from ..protocol.group import GroupView
+from .connection_checks import checks_of_connection
 from .diagnosis import PROBLEM, WARNING, Check, checks_of_group, checks_of_nodes, ok, problem, warning
 from .group_status import Status, status_of
 
@@ -66,6 +68,7 @@ class Facts(NamedTuple):
     look: GroupView | None = None
     size: LogSize = LogSize(None, None)
     unreadable: str = ""
+    transport: Transport = Transport()
 
     @property
     def status(self) -> Status | None:
@@ -80,9 +83,10 @@ def doctor(log: RedisLog) -> Report:
     """Look at the group and its Redis. Raises `LogUnavailable` if Redis does not answer."""
     server = log.server()
     try:
-        facts = Facts(log.group, server, log.look(), log.size())
+        facts = Facts(log.group, server, log.look(), log.size(), transport=log.transport)
     except LogUnavailable as error:
-        facts = Facts(log.group, server, error.look, unreadable=str(error.fields["problem"]))
+        unreadable = str(error.fields["problem"])
+        facts = Facts(log.group, server, error.look, unreadable=unreadable, transport=log.transport)
     return Report(group=log.group, checks=checks(facts))
 
 
@@ -110,6 +114,10 @@ def _reachable(facts: Facts) -> Iterator[Check]:
         yield problem("redis", f"{what} is too old", "replicator needs Redis 6.2, or Valkey")
     else:
         yield ok("redis", f"{what} answers")
+
+
+def _connection(facts: Facts) -> Iterator[Check]:
+    return checks_of_connection(facts.transport)
 
 
 def _role(facts: Facts) -> Iterator[Check]:
@@ -304,5 +312,5 @@ def _mb(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1_000_000 else f"{count / 1000:.1f} kB"
 
 
-_OF_REDIS = (_reachable, _role, _eviction, _memory, _durability, _disk, _replicas)
+_OF_REDIS = (_reachable, _connection, _role, _eviction, _memory, _durability, _disk, _replicas)
 _OF_THE_LOG = (_term_key, _size, _room)

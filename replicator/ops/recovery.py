@@ -54,6 +54,8 @@ def recover(
     check_is_known(log, look)  # not before: a Redis that lost everything knows of the nodes once they have reported
     _check_is_broken(look)
     heartbeat = _to_recover_from(look, node)
+    if heartbeat.follows_only:
+        raise PromotionRefused(heartbeat.node, f"it may not lead: {heartbeat.follows_only}")
     for name, other in sorted(look.heartbeats.items()):
         progress(f"{name} has changes up to {other.changed}" + ("" if other.alive else " (dead)"))
     if not force and not missing_nodes.are_enough(heartbeat, look):

@@ -200,7 +200,7 @@ def _why_it_does_not_take_over(heartbeat: Heartbeat, look: GroupView) -> list[Re
     found = []
     if (paused := pause_of(look)) is not None and (told := _as_reason(paused)) is not None:
         found.append(told)
-    if not heartbeat.candidate:
+    if not heartbeat.candidate and not heartbeat.follows_only:
         words = "it does not take over by itself (--auto-promote is off): `replicator promote` has it lead"
         found.append(reason(ReasonCode.NOT_CANDIDATE, words))
     if (refused := election.refusal(heartbeat.node, look)) is not None:

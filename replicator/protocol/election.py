@@ -309,7 +309,11 @@ def most_advanced_holder(heartbeats: Iterable[Heartbeat], log_id: str) -> str | 
     able = [
         heartbeat for heartbeat in heartbeats if heartbeat.alive and heartbeat.is_sound and heartbeat.log_id == log_id
     ]
-    best = max(_by_name(able), key=lambda heartbeat: (heartbeat.changed, heartbeat.position.id), default=None)
+
+    def order(heartbeat: Heartbeat) -> tuple[RecordId, bool, RecordId]:
+        return heartbeat.changed, not heartbeat.follows_only, heartbeat.position.id
+
+    best = max(_by_name(able), key=order, default=None)
     return best.node if best is not None else None
 
 
@@ -471,6 +475,8 @@ def _absent(candidate: Heartbeat, better: str | None) -> Refusal:
 
 def _refusal_of_state(candidate: Heartbeat, look: GroupView, better: str | None) -> Refusal | None:
     """Why what the node has, or runs, may not become what the group has."""
+    if candidate.follows_only:
+        return _refusal_of(ReasonCode.MAY_NOT_LEAD, f"it may not lead: {candidate.follows_only}", better)
     if candidate.stalled:
         return _refusal_of(ReasonCode.STALLED, f"it stalled: {candidate.stalled}", better)
     if candidate.given_up:
@@ -513,6 +519,5 @@ def _refusal_of_history(
 
 
 def _could_lead(heartbeat: Heartbeat, look: GroupView) -> bool:
-    return (
-        heartbeat.run == look.run and heartbeat.is_sound and (look.head is None or _met_and_whole(heartbeat, look.head))
-    )
+    able = heartbeat.run == look.run and heartbeat.is_sound and not heartbeat.follows_only
+    return able and (look.head is None or _met_and_whole(heartbeat, look.head))

@@ -65,6 +65,8 @@ class Heartbeat(NamedTuple):
     how many records of terms that were over this boot has found in the log and ignored. `kept_count`: the files
     that were put aside for the one in which its state is kept.
 
+    `follows_only`: why its Redis user lets it follow and not lead; empty: it may lead.
+
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
 
@@ -114,6 +116,7 @@ class Heartbeat(NamedTuple):
     fork_id: RecordId = ZERO_ID
     stale_count: int = 0
     kept_count: int = 0
+    follows_only: str = ""
     age_ms: int = 0
     beaten_at: int = 0
 

@@ -16,11 +16,13 @@ __all__ = ["check", "next_claim"]
 def check(node: str, look: GroupView, *, force: bool = False) -> None:
     """Raises `PromotionRefused` if another node should lead (see `election.refusal`).
 
-    `force` goes past it, but not past a node that has never reported, or that reads no version as old as the group's.
+    `force` goes past it, but not past a node that has never reported, that may not write the log, or that reads no
+    version as old as the group's.
     """
     refusal = election.refusal(node, look)
     heartbeat = look.heartbeats.get(node)
-    forced = force and heartbeat is not None and versions.too_old_for(heartbeat, look) is None
+    able = heartbeat is not None and not heartbeat.follows_only and versions.too_old_for(heartbeat, look) is None
+    forced = force and able
     if refusal is not None and not forced:
         raise PromotionRefused(
             node, refusal.reason, better=refusal.better, code=refusal.code.value, facts=refusal.facts

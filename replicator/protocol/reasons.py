@@ -54,6 +54,7 @@ class ReasonCode(StrEnum):
     # What keeps it from taking over.
     PAUSED = "paused"
     NOT_CANDIDATE = "not_candidate"
+    MAY_NOT_LEAD = "may_not_lead"
     FLAPPING = "flapping"
     OTHER_FIRST = "other_first"
     LACKS_CHANGES = "lacks_changes"
@@ -96,6 +97,7 @@ FACTS: Mapping[ReasonCode, tuple[str, ...]] = {
     ReasonCode.LOG_BROKEN: ("last_id",),
     ReasonCode.PAUSED: ("paused_at",),
     ReasonCode.NOT_CANDIDATE: (),
+    ReasonCode.MAY_NOT_LEAD: (),
     ReasonCode.FLAPPING: ("node", "taken_count", "window_ms", "left_ms"),
     ReasonCode.OTHER_FIRST: ("node", "changed_id", "other_changed_id"),
     ReasonCode.LACKS_CHANGES: ("node", "changed_id", "other_changed_id"),

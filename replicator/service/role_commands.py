@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from ..errors import ConfigError, ProgramError
+from ..log.urls import shown
 from ..runtime.event_log import EventLogger
 
-__all__ = ["Commands", "command"]
+__all__ = ["Commands", "command", "without_secrets"]
 
 logger = EventLogger(__name__)
 
@@ -36,6 +37,18 @@ def command(setting: str, text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise ConfigError(setting=setting, problem=f"{text!r} is not a command: {error}") from None
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a command gets of the environment of the node: not its URLs that have a password in them.
+
+    Whoever may see the command's environment (its own children, a crash report) is not thereby to write to the log.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not (name.startswith("REPLICATOR_") and "://" in value and shown(value) != value)
+    }
 
 
 class Commands:
@@ -66,7 +79,7 @@ class Commands:
         words = self._lines[role]
         if not words:
             return
-        environment = os.environ | {f"REPLICATOR_{name}": value for name, value in about.items()}
+        environment = without_secrets(os.environ) | {f"REPLICATOR_{name}": value for name, value in about.items()}
         logger.info("command.begins", "%s in term %s: running %s", role, about["TERM"], shlex.join(words))
         self._limit_s, self._until = limit_s, time.monotonic() + limit_s
         try:

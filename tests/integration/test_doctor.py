@@ -63,7 +63,7 @@ def well(server: RedisServer) -> dict[str, str]:
 def test_a_group_that_is_well_passes(server: RedisServer, pair: tuple[Node, Node]) -> None:
     assert set(well(server)) == {
         "redis", "eviction", "memory", "durability", "replicas", "log", "term", "size", "room", "primary", "failover",
-        "standbys", "versions", "clocks", "node a", "node b",
+        "connection", "standbys", "versions", "clocks", "node a", "node b",
     }  # fmt: skip
     result = examined(server.url)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -84,7 +84,7 @@ def test_a_wrong_policy_is_a_problem_and_the_exit_code_says_so(server: RedisServ
     result = examined(server.url)
     assert result.exit_code == 1
     assert "maxmemory-policy is allkeys-lru: Redis may throw the log away; set noeviction" in result.stdout
-    assert result.stderr == "Error: 1 of 16 checks found a problem\n"
+    assert result.stderr == "Error: 1 of 17 checks found a problem\n"
     told = levels(server.url)
     assert (told.pop("eviction"), told.pop("durability")) == ("problem", "warning")
     assert worst(told) == "ok"

@@ -395,11 +395,11 @@ class TestAUserWithoutARight:
         self, nodes: Nodes, redis_server: RedisServer
     ) -> None:
         with redis.Redis.from_url(redis_server.url) as client:
-            client.execute_command("ACL", "SETUSER", "u", *self.RULES, "-xtrim")
+            client.execute_command("ACL", "SETUSER", "u", *self.RULES, "-hset")
             a = nodes.start("a", f"{redis_server.url}?username=u&password=p")
-            eventually(lambda: "may not use xtrim, which a node has to: `ACL SETUSER u +xtrim`" in a.problem)
+            eventually(lambda: "may not use hset, which a node has to: `ACL SETUSER u +hset`" in a.problem)
             assert client.keys("*") == [], "it does not even report"
-            client.execute_command("ACL", "SETUSER", "u", "+xtrim")
+            client.execute_command("ACL", "SETUSER", "u", "+hset")
         eventually(lambda: a.problem == "")
         a.promote()
         a.submit(push("x"))

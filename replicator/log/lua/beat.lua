@@ -3,8 +3,11 @@
 -- The heartbeat of the primary says that the log is whole in this run: it has all that was acknowledged. The nodes that
 -- were heard of at about that time are those that may have what a later run lacks (protocol/missing_nodes.py).
 --
--- KEYS[3]  head
--- KEYS[6]  nodes  hash: node -> "UNIX_MS JSON"
+-- It is called with the keys that it writes and no others, numbered for itself: a user who may not write the log can
+-- report all the same.
+--
+-- KEYS[1]  nodes  hash: node -> "UNIX_MS JSON"
+-- KEYS[2]  head   only of the primary
 -- ARGV[1]  node
 -- ARGV[2]  json   what the node says of itself
 -- ARGV[3]  says   leads: it is the primary; left: it stops, and lacks nothing that this Redis lost; or empty
@@ -22,9 +25,9 @@ if ARGV[3] == 'left' and server_run() ~= ARGV[4] then
 end
 local leads = false
 if ARGV[3] == 'leads' then
-  local held = redis.call('HMGET', KEYS[3], 'run', 'term', 'boot')
+  local held = redis.call('HMGET', KEYS[2], 'run', 'term', 'boot')
   leads = held[1] == ARGV[4] and held[2] == ARGV[5] and held[3] == ARGV[6] and server_run() == ARGV[4]
 end
 local at = now_ms()
-redis.call('HSET', KEYS[6], ARGV[1], at .. ' ' .. ARGV[2])
-return leads and also('HSET', KEYS[3], 'whole', ARGV[4], 'whole_at', at) or { 'ok' }
+redis.call('HSET', KEYS[1], ARGV[1], at .. ' ' .. ARGV[2])
+return leads and also('HSET', KEYS[2], 'whole', ARGV[4], 'whole_at', at) or { 'ok' }

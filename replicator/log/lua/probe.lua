@@ -9,7 +9,7 @@
 -- include rights.lua
 
 local answer = { 'ok' }
-for _, commands in ipairs({ WRITES, READS }) do
+for _, commands in ipairs({ WRITES, TRIMS, READS }) do
   for _, name in ipairs(forbidden_of(KEYS[9], commands)) do
     answer[#answer + 1] = name
   end

@@ -5,13 +5,15 @@
 -- checks rights before anything else. Keys need no trial: a user who may call a script may use all keys that it was
 -- called with.
 
--- The commands that change a log. SET comes first: a server that accepts no writes now (no memory, a replica) refuses
+-- The commands of a promotion. SET comes first: a server that accepts no writes now (no memory, a replica) refuses
 -- it like any other first write. What SET leaves if DEL is forbidden expires after a moment.
 local WRITES = {
   { 'SET', '0', 'PX', '1000' }, { 'DEL' }, { 'INCR' }, { 'DEL' }, { 'HSET', 'h', '' }, { 'DEL' },
-  { 'XADD', 'MAXLEN', '~', '1', '*', 'h', '' }, { 'XTRIM', 'MINID', '=', '1' },
-  { 'DEL' },
+  { 'XADD', 'MAXLEN', '~', '1', '*', 'h', '' }, { 'DEL' },
 }
+
+-- What a primary needs beyond that.
+local TRIMS = { { 'XTRIM', 'MINID', '=', '1' } }
 
 -- The commands that only read.
 local READS = {

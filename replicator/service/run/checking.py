@@ -17,7 +17,7 @@ from contextlib import suppress
 from ...errors import ConfigError
 from ...runtime.event_log import in_this_context
 from ...runtime.threads import started
-from ..role_commands import command
+from ..role_commands import command, without_secrets
 
 __all__ = ["Checking", "question"]
 
@@ -63,7 +63,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _asked_command(words: Sequence[str]) -> str:
     try:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+            words,
+            env=without_secrets(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
         )
     except (OSError, ValueError) as error:
         return f"--check {words[0]} cannot be run ({getattr(error, 'strerror', None) or error})"

@@ -35,7 +35,7 @@ from ...runtime import checks
 from ...runtime.backoff import Backoff
 from ...runtime.event_log import EventLogger, in_this_context
 from ...runtime.threads import started
-from ..role_commands import command
+from ..role_commands import command, without_secrets
 from .checking import Checking, Question, question
 
 __all__ = ["RunOptions", "RunProgram"]
@@ -175,7 +175,7 @@ class RunProgram:
     # --- one run ---
 
     def _start(self, about: Mapping[str, str]) -> None:
-        environment = os.environ | {f"REPLICATOR_{name}": value for name, value in about.items()}
+        environment = without_secrets(os.environ) | {f"REPLICATOR_{name}": value for name, value in about.items()}
         try:
             self._run = _Run(self._words, environment, self._until(), self._lease_s * GRACE, about)
         except (OSError, NoThread) as error:

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError
-from replicator.log.urls import Address, _tell_of_unused, place_of, shown, wrong
+from replicator.log.urls import (
+    Address,
+    _tell_of_unused,
+    place_of,
+    shown,
+    url_in,
+    with_password_file,
+    wrong,
+)
 
 
 def why_not(url: object) -> str:
@@ -154,9 +162,36 @@ def test_whatever_it_is_it_is_read_or_refused(text: str) -> None:
 def test_a_password_in_a_file_is_taken_as_it_is(tmp_path: Path, text: str) -> None:
     (tmp_path / "password").write_bytes(text.encode())
     for url in ("redis://ann@h/0", "redis+sentinel://ann@h/main", "redis+cluster://ann@h", "unix://ann@/tmp/x.sock"):
-        options = place_of(f"{url}?password_file={tmp_path}/password").options
-        assert (options["username"], options["password"]) == ("ann", "p%40ss: @/w")
-        assert "password_file" not in options
+        place = place_of(f"{url}?password_file={tmp_path}/password")
+        assert place.options["credential_provider"].get_credentials() == ("ann", "p%40ss: @/w")
+        assert not {"username", "password", "password_file"} & set(place.options)
+        assert (place.user, place.has_password, place.secret_files) == ("ann", True, (f"{tmp_path}/password",))
+
+
+def test_sentinels_and_the_key_of_a_certificate_have_files_of_their_own(tmp_path: Path) -> None:
+    for name in ("sentinel", "key"):
+        (tmp_path / name).write_text(f"of the {name}\n")
+    of_sentinels = f"sentinel_username=sue&sentinel_password_file={tmp_path}/sentinel"
+    place = place_of(f"rediss+sentinel://:pw@h/main?{of_sentinels}&ssl_password_file={tmp_path}/key")
+    assert place.asking["credential_provider"].get_credentials() == ("sue", "of the sentinel")
+    assert (place.asking["username"], place.asking["password"]) == (None, None)
+    assert (place.options["password"], place.options["ssl_password"]) == ("pw", "of the key")
+    assert "of the" not in shown(f"rediss+sentinel://h/main?{of_sentinels}")
+    assert "and the file of another one" in why_not(f"redis+sentinel://h/main?{of_sentinels}&sentinel_password=x")
+
+
+def test_a_url_and_the_file_of_its_password_are_put_together(tmp_path: Path) -> None:
+    path = tmp_path / "the password of ann & bob"
+    path.write_text("pw\n")
+    for url in ("redis://ann@h/0", "redis://ann@h/0?db=0", "unix:///tmp/x.sock"):
+        found = place_of(with_password_file(url, path, setting="x"))
+        assert found.options["credential_provider"].get_credentials()[-1] == "pw"
+        assert url_in({"REPLICATOR_REDIS": url, "REPLICATOR_REDIS_PASSWORD_FILE": str(path)}).startswith(url)
+    assert url_in({"REPLICATOR_REDIS_PASSWORD_FILE": str(path)}) == ""
+    with pytest.raises(ConfigError, match="x: the URL of Redis has a password already"):
+        with_password_file("redis://:pw@h", path, setting="x")
+    with pytest.raises(ConfigError, match="No such file"):
+        with_password_file("redis://h", tmp_path / "none", setting="x")
 
 
 def test_a_file_that_has_no_password_is_told_by_its_name(tmp_path: Path) -> None:

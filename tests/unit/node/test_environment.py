@@ -223,3 +223,15 @@ def test_names_for_the_command_line_and_other_programs_of_ours_are_let_through()
 @pytest.mark.parametrize("name", ["REPLICATOR_SERVICE_HOST", "REPLICATOR_PORT", "REPLICATOR_REDIS_PORT_6379_TCP_ADDR"])
 def test_names_of_kubernetes_are_let_through(name: str) -> None:
     assert "redis" in settings({name: "x"})
+
+
+def test_the_file_of_the_password_becomes_a_part_of_the_url(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("pw")
+    path.chmod(0o600)
+    known = {"REPLICATOR_GROUP": "g", "REPLICATOR_NAME": "a", "REPLICATOR_REDIS_PASSWORD_FILE": str(path)}
+    assert settings_of({}, known)["redis"] == f"redis://localhost:6379/0?password_file={path}"
+    given = settings_of({"redis": "redis://ann@h"}, known)
+    assert given["redis"] == f"redis://ann@h?password_file={path}"
+    with pytest.raises(ConfigError, match="REPLICATOR_REDIS_PASSWORD_FILE: the URL of Redis has a password already"):
+        settings_of({}, {**known, "REPLICATOR_REDIS": "redis://:pw@h"})

@@ -69,8 +69,8 @@ def test_of_a_group_that_is_well_all_is_ok_and_said() -> None:
     all_checks = checks(facts())
     assert {check.level for check in all_checks} == {"ok"}
     assert [check.check for check in all_checks] == [
-        "redis", "eviction", "memory", "durability", "replicas", "log", "term", "size", "room", "primary", "failover",
-        "standbys", "versions", "clocks", "node a", "node b",
+        "redis", "connection", "eviction", "memory", "durability", "replicas", "log", "term", "size", "room", "primary",
+        "failover", "standbys", "versions", "clocks", "node a", "node b",
     ]  # fmt: skip
     assert all(check.message for check in all_checks)
 

@@ -88,6 +88,11 @@ NOT_LEADING: list[tuple[str, GroupView, list[str]]] = [
     ),
     ("it stalled", look(DEAD, B._replace(stalled="oops"), lease_ms=None), ["not_reporting", "stalled"]),
     (
+        "its Redis user may not write the log",
+        look(DEAD, B._replace(follows_only="no right", candidate=False), lease_ms=None),
+        ["not_reporting", "may_not_lead"],
+    ),
+    (
         "all stalled at the last change",
         look(DEAD._replace(**POISONED), heartbeat("b", **POISONED), lease_ms=None),
         ["all_stalled", "not_candidate", "stalled"],
@@ -186,7 +191,7 @@ def test_status_and_doctor_tell_the_same_of_every_node(story: str, seen: GroupVi
         assert node.codes == codes(node.node, seen, "ready")
     of_doctor = {check.code for check in (*checks_of_group(seen), *checks_of_nodes(seen))}
     own = {"other_leads", "lease_runs", "not_candidate", "other_first", "nobody_leads", "lag_unknown", "leads"}
-    of_promotions = {"not_all_reported", "lacks_changes", "not_yet", "missing_nodes"}
+    of_promotions = {"may_not_lead", "not_all_reported", "lacks_changes", "not_yet", "missing_nodes"}
     for node in told.nodes:
         for each in why_of("g", node.node, seen).reasons:
             assert each.code in of_doctor | own | of_promotions, each

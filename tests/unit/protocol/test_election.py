@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from replicator.errors import PromotionRefused
 from replicator.format.ids import ERA, TERM_MAX, ZERO_ID, Position, RecordId, Writer
-from replicator.protocol import election
+from replicator.protocol import election, promotion
 from replicator.protocol.fold import Holder, View
 from replicator.protocol.group import Claim, Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
@@ -515,6 +516,35 @@ def test_most_of_a_log_has_the_one_with_the_newest_change_and_not_the_highest_po
     assert election.most_advanced_holder([had("a", changed=RecordId(3, 4)), follower], "log-1") == "b"
     assert election.most_advanced_holder([heartbeat("a")], "log-1") is None
     assert election.most_advanced_holder([], "log-1") is None
+
+
+# --- a node whose Redis user may not write the log -------------------------------------------------------------------
+
+MAY_NOT = "the Redis user may not use set"
+
+
+def test_who_may_not_write_the_log_is_not_promoted_and_nobody_goes_past_that() -> None:
+    seen = look(heartbeat("b", follows_only=MAY_NOT), heartbeat("c"))
+    refused = election.refusal("b", seen)
+    assert refused is not None
+    assert (refused.code, refused.better) == ("may_not_lead", "c")
+    assert MAY_NOT in refused.reason
+    for force in (False, True):
+        with pytest.raises(PromotionRefused, match="may not lead"):
+            promotion.check("b", seen, force=force)
+
+
+def test_who_may_not_write_the_log_is_not_waited_for_in_an_election() -> None:
+    me = heartbeat("c", candidate=True)
+    seen = look(me, heartbeat("b", candidate=True, follows_only=MAY_NOT))
+    assert election.election_rank(me, seen, beats_in_run=9) == 0
+
+
+def test_of_the_equally_advanced_one_that_may_write_founds_the_log() -> None:
+    further = Position(RecordId(9, 99), "b" * 32)
+    assert refounds(had("b"), had("a", follows_only=MAY_NOT, position=further))
+    ahead = had("a", follows_only=MAY_NOT, changed=RecordId(3, 99))
+    assert not refounds(had("b", changed=RecordId(3, 10)), ahead), "what only it has is not given up by that"
 
 
 # --- whether the head says what is committed -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from replicator.errors import ProgramError
 from replicator.service import role_commands as module
-from replicator.service.role_commands import Commands
+from replicator.service.role_commands import Commands, without_secrets
 from tests.support.kv import PATIENCE_S, eventually
 
 ABOUT = {"ROLE": "primary", "TERM": "1", "NODE": "a", "GROUP": "g"}
@@ -88,3 +88,15 @@ def test_an_empty_one_is_not_run_and_did_not_fail() -> None:
     assert commands.failed
     commands.begin("primary", about=ABOUT, limit_s=PATIENCE_S)
     assert (commands.running, commands.failed) == ("", "")
+
+
+def test_a_command_inherits_no_url_with_a_password_in_it() -> None:
+    given = {
+        "REPLICATOR_REDIS": "redis://:pw@h/0",
+        "REPLICATOR_ARCHIVE": "s3://bucket",
+        "REPLICATOR_REDIS_PASSWORD_FILE": "/etc/password",
+        "DATABASE_URL": "postgres://ann:pw@h",
+    }
+    assert without_secrets(given) == {name: value for name, value in given.items() if name != "REPLICATOR_REDIS"}
+    plain = {"REPLICATOR_REDIS": "redis://ann@h/0?password_file=/etc/password"}
+    assert without_secrets(plain) == plain
