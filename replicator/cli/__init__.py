@@ -90,6 +90,7 @@ _COMMANDS = {
     "forks": "forks",
     "certify": "certify",
     "metrics": "metrics",
+    "token": "token",
     "load": "load",
     "supervisord": "supervisord",
     "archive": "archive",
