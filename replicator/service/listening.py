@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from starlette.types import ASGIApp
 
 from ..errors import ConfigError
@@ -26,8 +25,8 @@ def listens_safely(host: str, access: Access) -> None:
         return
     if not access.insecure:
         problem = (
-            f"{host} is beyond loopback, and whoever reaches it could read and write everything: give --http-tokens FILE "
-            "(docs/http-security.md), or --insecure if everybody who can reach it may"
+            f"{host} is beyond loopback, and whoever reaches it could read and write everything: give --http-tokens "
+            "FILE (docs/http-security.md), or --insecure if everybody who can reach it may"
         )
         raise ConfigError(setting="http", problem=problem)
     logger.warning("http.insecure", "whoever reaches %s may read and write everything: it is --insecure", host)

@@ -67,7 +67,7 @@ class Certificate:
             # Without a password: nobody is there to be asked for one.
             context.load_cert_chain(self._cert, self._key, password=lambda: b"")
         except (OSError, ValueError) as error:
-            problem = f"{self._cert} and {self._key} are no certificate in PEM and its key, without a password ({error})"
+            problem = f"{self._cert} and {self._key} are no certificate and key, in PEM, without a password ({error})"
             raise ConfigError(setting="http-cert", problem=problem) from None
         context.set_alpn_protocols(["http/1.1"])
         return context

@@ -1,9 +1,9 @@
 """How many connections a server has, and for how long one may keep it waiting.
 
 A connection costs a descriptor, and a process that has none left reaches neither Redis nor its disk: so some are kept
-back, and the server takes no more connections than leaves those. When all are taken, the one that has waited longest
-for a request makes room for the next: whoever only holds connections loses them, and whoever sends a request has sent it
-within milliseconds.
+back, and the server takes no more connections than leaves those. When all are taken, the one whose request has been
+awaited for longest makes room for the next: whoever only holds connections loses them, and whoever sends a request has
+sent it within milliseconds.
 
 Once a second all are looked at:
 
@@ -21,6 +21,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,11 +157,9 @@ def _end(connection: socket.socket, held: _Held) -> None:
     if held.protocol is not None:
         held.protocol.transport.abort()
         return
-    try:
+    with suppress(OSError):
         # In a handshake it is asyncio's: that sees the end, and closes it.
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
 
 
 class Door(socket.socket):

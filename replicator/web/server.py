@@ -43,7 +43,7 @@ STOP_MARGIN_S = 3.0
 START_WITHIN_S = 10.0
 
 #: How many are accepted at a time, before others have their turn.
-ACCEPTED_AT_A_TIME = 32
+ACCEPTED_AT_A_TIME = 8
 
 #: uvicorn's ticks in a second.
 TICKS_PER_S = 10

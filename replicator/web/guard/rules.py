@@ -3,15 +3,15 @@
 In this order:
 
 1. Its target is a path (400): no URL, no `*`.
-2. Its `Host` is a name of this node (421). HTTP/1.0 may have none, as probes of load balancers do; browsers always have.
+2. Its `Host` is a name of this node (421). HTTP/1.0 may have none, as probes have; browsers always send one.
 3. No page of another origin had it sent (403), by its `Origin` and `Sec-Fetch-Site`. A link from elsewhere to a page of
    ours is none: the answer is shown, and the other page does not see it.
 4. It has the right that it needs (401, 403), once there are tokens.
 5. A write says that its body is JSON (415): what a form sends never does.
 
-Without a token: what load balancers and orchestrators ask, because few of them can send one, and what the answer says (a
-name, a role, a term, a position) is on every answer of the service anyway; and the files of the page, in which there is
-nothing of the group. `/health`, `/cluster`, `/history` and `/metrics` are for people and for Prometheus, and say more.
+Without a token: what load balancers and orchestrators ask, because few of them can send one, and what the answer says
+(a name, a role, a term, a position) is on every answer of the service anyway; and the files of the page, in which there
+is nothing of the group. `/health`, `/cluster`, `/history` and `/metrics` are for people and Prometheus, and say more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROBES = frozenset(("/live", "/ready", "/primary", "/standby", "/read-only"))
 
 PAGE = frozenset(("/ui", "/ui/", "/ui/page.css", "/ui/page.js"))
 
-#: The whole document has the tokens of all networks in it, and replaces everything. What the page does is an operator's.
+#: The whole document has the tokens of all networks in it, and replaces everything. Actions are an operator's.
 FOR_ADMIN = ("/v1/state", "/ui/do/", "/ui/preview")
 
 #: What a browser says of a request that no other page had sent.
@@ -44,7 +44,7 @@ FOLLOWED = ("navigate", "document")
 
 
 class Request(NamedTuple):
-    """The head of a request. `path`: decoded, as routes see it. `target`: as it was sent. `headers`: names in lower case."""
+    """A request's head. `path`: decoded, as routes see it. `target`: as it was sent. `headers`: in small letters."""
 
     method: str
     path: str
@@ -74,11 +74,7 @@ class Rules:
     def refusal(self, request: Request) -> Failure | None:
         """Why it is refused; None: it is not."""
         return (
-            _target(request)
-            or self._host(request)
-            or _origin(request)
-            or self._right(request)
-            or _media_type(request)
+            _target(request) or self._host(request) or _origin(request) or self._right(request) or _media_type(request)
         )
 
     def _host(self, request: Request) -> Failure | None:

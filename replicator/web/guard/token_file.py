@@ -3,9 +3,9 @@
     # the deployment
     write  9hkq3zPW1sJ0v2m8b4Xr7TtYc5LdNfGe
 
-No token is ever in a message, and in memory a node has digests alone. A file is judged as ssh judges a private key: what
-is mine and open to others is refused, and so is what others may write. One of another owner (root; a mounted secret) is
-theirs to close.
+No token is ever in a message, and in memory a node has digests alone. A file is judged as ssh judges a private key:
+what is mine and open to others is refused, and so is what others may write. One of another owner (root; a mounted
+secret) is theirs to close.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = EventLogger(__name__)
 #: Each has those before it.
 RIGHTS = ("read", "write", "admin")
 
-#: What a header can carry as a token (RFC 6750, 2.1). Shorter ones can be guessed: 22 characters of base64 are 128 bits.
+#: What a header can carry as a token (RFC 6750, 2.1). Shorter ones can be guessed: 22 of base64 are 128 bits.
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 CHARACTERS_MIN = 22
 CHARACTERS_MAX = 512
