@@ -16,7 +16,7 @@ from ..runtime.gil import Turns
 from .failures import Refusal
 from .head import POSITION
 from .idempotency import idempotency_key
-from .thread_pools import Place
+from .thread_pools import Full, Place
 
 __all__ = [
     "PLACE",
@@ -62,7 +62,7 @@ async def read_body(request: Request, bytes_max: int) -> bytearray:
         async for chunk in request.stream():
             fits = fits and len(body) + len(chunk) <= bytes_max
             if fits and place is not None:
-                place.take(len(chunk))
+                _take(place, len(chunk), body)
             if fits:
                 body += chunk
             else:
@@ -72,6 +72,14 @@ async def read_body(request: Request, bytes_max: int) -> bytearray:
     if not fits:
         raise Refusal(413, "too_large", f"the body must be at most {bytes_max} bytes; send less", field="body")
     return body
+
+
+def _take(place: Place, count: int, body: bytearray) -> None:
+    try:
+        place.take(count)
+    except Full:
+        body.clear()  # its error is held while the rest is dropped
+        raise
 
 
 async def drop_body(request: Request) -> None:
