@@ -42,6 +42,9 @@ STOP_MARGIN_S = 3.0
 #: An event loop that runs nothing else starts in milliseconds; this only bounds a hang.
 START_WITHIN_S = 10.0
 
+#: How long a connection that nobody uses is kept. Load balancers and our clients go by that.
+KEEP_ALIVE_S = 5
+
 #: How many are accepted at a time, before others have their turn.
 ACCEPTED_AT_A_TIME = 8
 
@@ -182,6 +185,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         # One that limits can be put on, whatever else is installed.
         http="h11",
         backlog=ACCEPTED_AT_A_TIME,
+        timeout_keep_alive=KEEP_ALIVE_S,
         ws="none",
         log_config=None,
         access_log=False,

@@ -17,7 +17,7 @@ from ...runtime import checks
 __all__ = ["Hosts", "host_of"]
 
 #: Of a `Host`: a name or an address, and a port. No user, no path, no escapes.
-_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
+_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 
 
 class Hosts:
@@ -52,7 +52,7 @@ def host_of(host: str) -> str | None:
     if found is None:
         return None
     if found["six"] is not None:
-        return _plain(found["six"]) if _is_address(found["six"]) else None
+        return _plain(found["six"]) if ":" in found["six"] and _is_address(found["six"]) else None
     return _plain(found["name"]) or None
 
 
