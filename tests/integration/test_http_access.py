@@ -297,7 +297,7 @@ def _content(client: redis.Redis, key: bytes) -> bytes:
         b"set": lambda: client.smembers(key),
         b"list": lambda: client.lrange(key, 0, -1),
     }
-    return repr(read[client.type(key)]()).encode()
+    return repr(read[bytes(client.type(key))]()).encode()  # type: ignore[arg-type]
 
 
 # --- held connections ---
