@@ -64,7 +64,7 @@ def test_a_body_for_which_there_is_no_memory_is_refused_and_does_not_stay(
 
     async def crowd() -> None:
         crowd = Crowd(node)
-        document = {"json": DOCUMENT, "params": {"force": 1}}
+        document = {"content": DOCUMENT, "params": {"force": 1}}
         large, small = await crowd.answer(
             crowd.asks("PUT", "/v1/state", content=b" " * 2001, params={"force": 1}),
             crowd.asks("POST", "/v1/nodes", json={}),
@@ -72,7 +72,7 @@ def test_a_body_for_which_there_is_no_memory_is_refused_and_does_not_stay(
         assert (large.status_code, large.json()["error"], small.status_code) == (503, "busy", 201)
         assert [one.status_code for one in await crowd.answer(crowd.asks("PUT", "/v1/state", **document))] == [200]
 
-    run(crowd())
+    asyncio.run(crowd())
 
 
 def test_writers_that_wait_keep_out_no_reader_and_no_other_writer_and_are_no_threads(node: NodeInMemory) -> None:
