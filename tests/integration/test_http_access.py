@@ -304,8 +304,8 @@ def _content(client: redis.Redis, key: bytes) -> bytes:
 
 
 @pytest.fixture
-def crowded(any_redis: RedisServer, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """A node that may have 300 descriptors, and leads; its URL."""
+def crowded(any_redis: RedisServer, tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A node that may have 300 descriptors: its process and its port."""
     (port,) = free_ports(1)
     command = f'ulimit -n 300; exec "{sys.executable}" -m replicator.workers.node --name a'
     environment = {
@@ -313,19 +313,19 @@ def crowded(any_redis: RedisServer, tmp_path: Path) -> Iterator[Callable[[], str
         "REPLICATOR_HTTP": f"127.0.0.1:{port}", "REPLICATOR_DATA_DIR": str(tmp_path / "a"),
     }  # fmt: skip
     process = subprocess.Popen(["/bin/sh", "-c", command], env=environment, stderr=subprocess.DEVNULL)
-    yield lambda: f"http://127.0.0.1:{port}"
+    yield process.pid, port
     process.terminate()
     process.wait(PATIENCE_S)
 
 
 def test_half_requests_cost_a_node_neither_its_lease_nor_its_answers(
-    any_redis: RedisServer, crowded: Callable[[], str]
+    any_redis: RedisServer, crowded: tuple[int, int]
 ) -> None:
     log = RedisLog(any_redis.url, "g")
     eventually(lambda: any(node.http for node in ops.status(log).nodes), patience_s=3 * PATIENCE_S)
     ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
-    term, url = ops.status(log).term, crowded()
-    port = int(url.rpartition(":")[2])
+    term, (pid, port) = ops.status(log).term, crowded
+    descriptors = Path(f"/proc/{pid}/fd")
     held: list[socket.socket] = []
     ended = threading.Event()
 
@@ -353,11 +353,20 @@ def test_half_requests_cost_a_node_neither_its_lease_nor_its_answers(
     try:
         eventually(lambda: len(held) > 300)
         leases: list[int | None] = []
-        with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
-            for number in range(10):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+            for number in range(6):
+                assert not descriptors.is_dir() or len(list(descriptors.iterdir())) < 200, "some are kept back"
                 assert client.get("/ready", headers={"Connection": "close"}).status_code == 200
                 assert client.post("/v1/nodes", json={"hostname": f"n{number}"}).status_code == 201
                 leases.append(ops.status(log).lease_ms)
+            # and when all connections to Redis break, it has descriptors for new ones
+            with redis.Redis.from_url(any_redis.url) as admin:
+                admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            log.close()
+            log = RedisLog(any_redis.url, "g")
+            eventually(lambda: client.post("/v1/nodes", json={}).status_code == 201)
+            eventually(lambda: client.get("/ready", headers={"Connection": "close"}).status_code == 200)
+            leases.append(ops.status(log).lease_ms)
     finally:
         ended.set()
         attacker.join()
