@@ -49,9 +49,9 @@ class Watch(NamedTuple):
 
 def request_of(method: str, path: str, headers: Sequence[str] = (), body: bytes = b"") -> bytes:
     """The bytes of a request. `headers`: lines."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: bench", *headers]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *headers]
     if method != "GET":
-        lines.append(f"Content-Length: {len(body)}")
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 

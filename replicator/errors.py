@@ -24,6 +24,7 @@
     ├── LogUnavailable           Redis does not answer, or refuses; a write of this very class wrote nothing
     │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log. Catch it first
     ├── LogLost                  the log that this node knew is gone
+    ├── NotAllowed               a node wants a token, or another one than it got
     ├── Outdated                 the state has changed since the position that the writer had seen
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
     ├── CorruptRecord            the log holds something that is not a record
@@ -290,6 +291,13 @@ class LogLost(ReplicatorError):
     from the most advanced node."""
 
     status, code = 503, "log_lost"
+
+
+class NotAllowed(ReplicatorError):
+    """{url} wants a token that has the right to {needs}, and did not get one"""
+
+    status, code = 401, "no_token"
+    exit_code = 3
 
 
 class Outdated(ReplicatorError):

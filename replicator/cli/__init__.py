@@ -101,6 +101,7 @@ _COMMANDS = {
     "forks": "forks",
     "certify": "certify",
     "metrics": "metrics",
+    "token": "token",
     "load": "load",
     "supervisord": "supervisord",
     "archive": "archive",

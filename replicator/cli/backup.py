@@ -26,6 +26,7 @@ from .context import (
     when,
 )
 from .group_load import give_to_group, load_options
+from .node_http import NodeHttp
 from .progress import say_line
 
 __all__ = ["backup", "import_"]
@@ -81,6 +82,9 @@ def import_(
     only_check: bool,
     expect: str | None,
     force: bool,
+    token_to: tuple[str, ...],
+    token_file: Path | None,
+    ca_file: Path | None,
     yes: bool,
     timeout: float,
     state: str,
@@ -98,7 +102,7 @@ def import_(
             give_to_group(
                 settings, found.pieces, kind=_kind(state, facts), app=facts.app, version=facts.version, expect=expect,
                 force=force, yes=yes, timeout_s=timeout, reason=f"imported {file.name}, of {facts.id}", by=operator(),
-                snapshot_bytes_max=snapshot_bytes_max,
+                snapshot_bytes_max=snapshot_bytes_max, asks=NodeHttp(token_file, token_to, ca_file),
             )  # fmt: skip
     if output == "json":
         show_json(facts.to_dict() | {"file": str(file), "file_bytes": file.stat().st_size, "loaded": not only_check})

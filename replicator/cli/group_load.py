@@ -25,6 +25,7 @@ from replicator.state.named_class import REGISTRY, state_class
 from .confirm import confirm, yes_option
 from .context import Seconds, Settings
 from .load import put_document
+from .node_http import NodeHttp, token_options, token_to_option
 
 __all__ = ["give_to_group", "load_options"]
 
@@ -36,7 +37,7 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     force = click.option("--force", is_flag=True, help="Whatever the state of the group is; what that has is lost.")
     timeout = click.option("--timeout", type=Seconds(), default=120.0, show_default=True, help="Seconds to wait.")
-    return expect(force(yes_option(timeout(command))))
+    return expect(force(token_to_option(token_options(yes_option(timeout(command))))))
 
 
 def give_to_group(
@@ -53,8 +54,11 @@ def give_to_group(
     reason: str,
     by: str,
     snapshot_bytes_max: int,
+    asks: NodeHttp,
 ) -> None:
-    """Raises `ConfigError` (another application or version, an unknown class, nothing said of what may be lost),
+    """`asks`: how the primary is asked.
+
+    Raises `ConfigError` (another application or version, an unknown class, nothing said of what may be lost),
     `NotPrimary`, and what `confirm` raises.
     """
     seen = RecordId.parse(expect) if expect is not None else None
@@ -79,7 +83,7 @@ def give_to_group(
             file = Path(directory) / "state.json"
             with file.open("wb") as out:
                 out.writelines(document_of(pieces(), 0))
-            put_document(primary.http, file, expect, any_term=True, force=force)
+            put_document(primary.http, file, expect, any_term=True, force=force, asks=asks)
         return
     if not kind:
         hint = "give --state MODULE:CLASS, or --state whole for a file, a database, or another state without apply()"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from replicator.format.records import ACT, ChangeRecord, PartRecord, Record, Ter
 from replicator.runtime.checks import plain
 
 from .context import Settings, output_option, show_json, size_text, table, when
+from .node_http import NodeHttp, token_options, token_to_option
 from .watch import watched
 
 __all__ = ["log", "status", "versions"]
@@ -22,13 +24,26 @@ __all__ = ["log", "status", "versions"]
 @click.command()
 @output_option
 @click.option("--watch", is_flag=True, help="Go on until interrupted; on a terminal as a screen.")
+@token_to_option
+@token_options
 @click.pass_obj
-def status(settings: Settings, output: str, watch: bool) -> None:
-    """Who leads the group, and where every node is. Exit code 1 if something is wrong, 3 for an unknown group."""
+def status(
+    settings: Settings,
+    output: str,
+    watch: bool,
+    token_to: tuple[str, ...],
+    token_file: Path | None,
+    ca_file: Path | None,
+) -> None:
+    """Who leads the group, and where every node is. Exit code 1 if something is wrong, 3 for an unknown group.
+
+    While Redis is away, --watch asks the nodes over HTTP, with the token in --token-file.
+    """
+    asks = NodeHttp(token_file, token_to, ca_file)
     with settings.log() as log:
         if watch:
             with suppress(KeyboardInterrupt):  # the way to end it
-                watched(log, output, _status_text)
+                watched(log, output, _status_text, asks)
             return
         look = ops.looked(log)
         now = ops.status_at(log, look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,9 +16,11 @@ from replicator import ops
 from replicator.errors import NotPrimary, ReplicatorError
 from replicator.format.ids import RecordId
 from replicator.ops import risks
+from replicator.web.error_codes import OF_THE_TOKEN
 
 from .confirm import confirm, yes_option
 from .context import Settings, output_option, show_json
+from .node_http import ANYBODY, NodeHttp, to_option, token_options
 from .progress import Counted, progress_of
 
 __all__ = ["load", "put_document"]
@@ -44,6 +47,8 @@ class _NoAnswer(ReplicatorError):
     exit_code = 4
 
 
+HOW_TO_NAME = "give its URL (`load --to URL`, or --token-to URL), or the CA of the nodes (--ca-file)"
+
 #: The `error` codes with which the primary says that it does not know the outcome either.
 UNKNOWN = ("outcome_unknown", "not_acknowledged")
 
@@ -60,11 +65,22 @@ UNKNOWN = ("outcome_unknown", "not_acknowledged")
     help="Load it if the state has not changed since: the ETag, or Replicator-Position, that came with FILE.",
 )
 @click.option("--force", is_flag=True, help="Load it whatever the state is; what that has is lost.")
+@to_option
+@token_options
 @yes_option
 @output_option
 @click.pass_obj
 def load(
-    settings: Settings, file: Path, any_term: bool, expect: str | None, force: bool, yes: bool, output: str
+    settings: Settings,
+    file: Path,
+    any_term: bool,
+    expect: str | None,
+    force: bool,
+    to: str | None,
+    token_file: Path | None,
+    ca_file: Path | None,
+    yes: bool,
+    output: str,
 ) -> None:
     """Make FILE, a registry document (registry.json), the whole state. A file without a term is of term 0.
 
@@ -72,33 +88,37 @@ def load(
     """
     if expect is not None:
         RecordId.parse(expect)
+    asks = NodeHttp(token_file, [to] if to else [], ca_file)
     with settings.log() as log:
         now = ops.status(log)
         if force:
             confirm(f"load {file} all the same?", risks.of_load(log), yes=yes)
     primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
-    if primary is None or primary.http is None:
+    url = to or (primary.http if primary is not None else None)
+    if primary is None or url is None:
         raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")
-    answer = put_document(primary.http, file, expect, any_term=any_term, force=force)
+    answer = put_document(url, file, expect, any_term=any_term, force=force, asks=asks)
     if output == "json":
         show_json({"primary": primary.node, "document_bytes": file.stat().st_size, "term": answer.get("term")})
         return
     click.echo(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
 
 
-def put_document(http: str, file: Path, expect: str | None, *, any_term: bool, force: bool) -> dict[str, object]:
+def put_document(
+    http: str, file: Path, expect: str | None, *, any_term: bool, force: bool, asks: NodeHttp = ANYBODY
+) -> dict[str, object]:
     """Give the document to the primary that serves there; its answer. Raises `LoadRefused`, or what says that it is not
-    known.
+    known; `ConfigError` if there is a token that is not for that node.
     """
     query = urlencode({name: 1 for name, asked in (("any_term", any_term), ("force", force)) if asked})
-    answer = _put(f"{http}/v1/state" + (f"?{query}" if query else ""), file, expect)
+    answer = _put(f"{http}/v1/state" + (f"?{query}" if query else ""), file, expect, asks)
     if answer.get("applied") is False:
         problem = f"its term is over (the term is {answer.get('term')}); --any-term loads it all the same"
         raise LoadRefused(url=http, file=file, problem=problem)
     return answer
 
 
-def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:
+def _put(url: str, file: Path, expect: str | None, asks: NodeHttp) -> dict[str, object]:
     """Send the file. Once it may have arrived, an error leaves the outcome unknown, unless the primary tells it."""
     size = file.stat().st_size
     with file.open("rb") as opened, progress_of("load", lines=False) as tell:
@@ -106,7 +126,7 @@ def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:
         headers |= {"If-Match": f'"{expect}"'} if expect is not None else {}
         request = urllib.request.Request(url, data=Counted(opened, size, tell), method="PUT", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            with asks.open(request, TIMEOUT_S, how=HOW_TO_NAME) as answer:
                 return dict(orjson.loads(answer.read()))
         except urllib.error.HTTPError as error:
             code, message, position = _told(error.read())
@@ -115,11 +135,15 @@ def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:
                     f"the state is not empty: --expect {position} replaces it if it does not change meanwhile, --force "
                     "replaces it in any case"
                 )
+            if code in OF_THE_TOKEN:
+                message = f"{message} (--token-file)"
             kind = _NoAnswer if code in UNKNOWN else LoadRefused
             raise kind(url=url, file=file, problem=message) from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, ConnectionRefusedError):
                 raise _Unreachable(url=url, problem=error.reason.strerror) from None
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                raise _Unreachable(url=url, problem=error.reason.verify_message) from None
             raise _NoAnswer(url=url, file=file, problem=error.reason) from None
         except (OSError, http.client.HTTPException) as error:
             raise _NoAnswer(url=url, file=file, problem=error) from None
@@ -129,6 +153,7 @@ def _told(body: bytes) -> tuple[str, str, str]:
     """The code and the message of an error, and the position that comes with it."""
     try:
         answer = orjson.loads(body)
-        return str(answer["error"]), str(answer["message"]), str(answer.get("position", ""))
+        message = answer["message"] if "message" in answer else answer["detail"]
+        return str(answer["error"]), str(message), str(answer.get("position", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         return "", body[:200].decode("utf-8", "replace"), ""

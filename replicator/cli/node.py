@@ -11,6 +11,7 @@ import click
 from replicator.node.options import NodeOptions
 from replicator.service.sidecar import PUBLISH_EVERY_S_MIN
 
+from .access_options import access_of, access_options
 from .context import NAME, Seconds, Settings, snapshot_bytes_max_option
 from .node_options import node_options
 
@@ -45,6 +46,7 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     envvar="REPLICATOR_ADVERTISE",
     help="URL at which others reach it, where that is not what it serves.",
 )
+@access_options
 @click.option(
     "--app",
     default=None,
@@ -140,6 +142,7 @@ def node(
         app=app,
         options=NodeOptions(**_those_of(NodeOptions, given)),
         program=Program(**_those_of(Program, given)),
+        access=access_of(given),
     )
     if asked == "restart":
         begin_anew()

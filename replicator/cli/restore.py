@@ -50,6 +50,7 @@ from .context import (
     when,
 )
 from .group_load import give_to_group, load_options
+from .node_http import NodeHttp
 
 __all__ = ["diff", "restore", "show"]
 
@@ -292,6 +293,9 @@ def restore(
     load: bool,
     expect: str | None,
     force: bool,
+    token_to: tuple[str, ...],
+    token_file: Path | None,
+    ca_file: Path | None,
     yes: bool,
     timeout: float,
     state: str,
@@ -322,7 +326,7 @@ def restore(
             give_to_group(
                 settings, folded.pieces, kind=kind, app=footer.app, version=folded.view.version, expect=expect,
                 force=force, yes=yes, timeout_s=timeout, reason=f"restored from {folded.target.id}", by=operator(),
-                snapshot_bytes_max=snapshot_bytes_max,
+                snapshot_bytes_max=snapshot_bytes_max, asks=NodeHttp(token_file, token_to, ca_file),
             )  # fmt: skip
         _tell(_facts(folded), [str(each) for each in (to, backup) if each], load, output)
 

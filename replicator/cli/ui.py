@@ -43,9 +43,9 @@ def ui(settings: Settings, http: str, opens: bool, read_only: bool) -> None:
     except ImportError as missing:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
         raise ConfigError(setting="ui", problem=problem) from None
-    token = "" if read_only else secrets.token_urlsafe(24)
-    with serving(settings.redis, settings.group, http=http, by=operator(), token=token) as url:
-        whole = f"{url}/ui" if read_only else f"{url}/ui#token={token}"
+    token = secrets.token_urlsafe(24)
+    with serving(settings.redis, settings.group, http=http, by=operator(), token=token, may_act=not read_only) as url:
+        whole = f"{url}/ui#token={token}"
         click.echo(whole)
         with page_that_leads_to(whole) as page:
             if opens and _has_browser():

@@ -24,6 +24,7 @@ from replicator.log.interface import Log
 from replicator.runtime.checks import plain
 
 from .context import show_json
+from .node_http import NodeHttp
 from .watching import Event, Health, Watch, asked_over_http, clock
 
 __all__ = ["away_as_json", "watched"]
@@ -39,22 +40,24 @@ DRAWN_PER_S = 4
 Show = Callable[[ops.Status], str]
 
 
-def watched(log: Log, output: str, show: Show) -> None:
-    """Show the group until interrupted. `show`: a status as text. Raises `LogUnavailable` if the first look fails."""
+def watched(log: Log, output: str, show: Show, asks: NodeHttp) -> None:
+    """Show the group until interrupted. `show`: a status as text. `asks`: how nodes are asked.
+
+    Raises `LogUnavailable` if the first look fails."""
     status = ops.status(log)
     ops.check_is_known(log, ops.looked(log))
     watch = Watch.begun(status, time.time())
     if output == "json":
-        _as_json(log, watch)
+        _as_json(log, watch, asks)
     elif not sys.stdout.isatty():
-        _as_lines(log, watch, show)
+        _as_lines(log, watch, show, asks)
     elif _has_rich():
-        _as_screen(log, watch)
+        _as_screen(log, watch, asks)
     else:
-        _as_tables(log, watch, show)
+        _as_tables(log, watch, show, asks)
 
 
-def _looks(log: Log, watch: Watch) -> Iterator[list[Event]]:
+def _looks(log: Log, watch: Watch, asks: NodeHttp) -> Iterator[list[Event]]:
     """Look again and again; what happened since the look before."""
     sizes = ops.RecentSize()
     while True:
@@ -64,14 +67,14 @@ def _looks(log: Log, watch: Watch) -> Iterator[list[Event]]:
             look = ops.looked(hurried)
             status = ops.status_of(log.group, look, sizes.of(hurried, look))
         except LogUnavailable as unavailable:
-            yield watch.missed(str(unavailable), asked_over_http(watch.status), time.time())
+            yield watch.missed(str(unavailable), asked_over_http(watch.status, asks=asks), time.time())
         else:
             yield watch.saw(status, time.time())
 
 
-def _as_json(log: Log, watch: Watch) -> None:
+def _as_json(log: Log, watch: Watch, asks: NodeHttp) -> None:
     show_json(watch.status.to_dict())
-    for _ in _looks(log, watch):
+    for _ in _looks(log, watch, asks):
         show_json(away_as_json(watch) if watch.away else watch.status.to_dict())
 
 
@@ -81,16 +84,16 @@ def away_as_json(watch: Watch) -> dict[str, Any]:
     return {"group": watch.status.group, "error": "log_unavailable", "message": watch.away, "nodes": nodes}
 
 
-def _as_lines(log: Log, watch: Watch, show: Show) -> None:
+def _as_lines(log: Log, watch: Watch, show: Show, asks: NodeHttp) -> None:
     click.echo(show(watch.status))
     for event in watch.events:
         click.echo(f"{clock(event.at)}  {event.text}")
-    for news in _looks(log, watch):
+    for news in _looks(log, watch, asks):
         for event in news:
             click.echo(f"{clock(event.at)}  {event.text}")
 
 
-def _as_tables(log: Log, watch: Watch, show: Show) -> None:
+def _as_tables(log: Log, watch: Watch, show: Show, asks: NodeHttp) -> None:
     def text() -> str:
         if not watch.away:
             return show(watch.status)
@@ -98,7 +101,7 @@ def _as_tables(log: Log, watch: Watch, show: Show) -> None:
         return "\n".join([f"{clock(time.time())} UTC  Redis is away: {plain(watch.away)}", *told])
 
     click.echo(show(watch.status))
-    for _ in _looks(log, watch):
+    for _ in _looks(log, watch, asks):
         click.clear()
         click.echo(text())
         click.echo("\nclock, lags and events: pip install 'replicator[watch]'")
@@ -119,7 +122,7 @@ def _has_rich() -> bool:
     return True
 
 
-def _as_screen(log: Log, watch: Watch) -> None:
+def _as_screen(log: Log, watch: Watch, asks: NodeHttp) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -132,5 +135,5 @@ def _as_screen(log: Log, watch: Watch) -> None:
         return screen(watch, time.time(), ascii_only=ascii_only)
 
     with Live(console=console, screen=True, get_renderable=drawn, refresh_per_second=DRAWN_PER_S):
-        for _ in _looks(log, watch):
+        for _ in _looks(log, watch, asks):
             pass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import time
+import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,12 @@ from typing import Any
 
 import orjson
 
+from replicator.errors import ConfigError
 from replicator.ops import NodeStatus, Status
 from replicator.protocol.reasons import ReasonCode
 from replicator.runtime.checks import plain
+
+from .node_http import ANYBODY, NodeHttp
 
 __all__ = ["EVENTS_KEPT", "LAGS_KEPT", "Event", "Health", "Watch", "asked_over_http"]
 
@@ -170,23 +174,31 @@ def _of_healths(before: Mapping[str, Health], now: Mapping[str, Health]) -> list
 # --- over HTTP -------------------------------------------------------------------------------------------------------
 
 
-def asked_over_http(status: Status, *, timeout_s: float = HTTP_TIMEOUT_S) -> dict[str, Health]:
+def asked_over_http(
+    status: Status, *, timeout_s: float = HTTP_TIMEOUT_S, asks: NodeHttp = ANYBODY
+) -> dict[str, Health]:
     """What each node says at the URL that it told last, all asked at once."""
     nodes = [(node.node, node.http) for node in status.nodes]
     if not nodes:
         return {}
     with ThreadPoolExecutor(max_workers=min(16, len(nodes))) as threads:
-        found = threads.map(lambda each: _asked(each[0], each[1], timeout_s), nodes)
+        found = threads.map(lambda each: _asked(each[0], each[1], timeout_s, asks), nodes)
         return {health.node: health for health in found}
 
 
-def _asked(node: str, url: str | None, timeout_s: float) -> Health:
+def _asked(node: str, url: str | None, timeout_s: float, asks: NodeHttp) -> Health:
     if url is None:
         return Health(node=node, http=None, answers=False, problem="it told no URL")
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=timeout_s) as answer:
+        request = urllib.request.Request(f"{url}/health")
+        with asks.open(request, timeout_s, how="--token-to URL, or --ca-file with the CA of the nodes") as answer:
             told: Any = orjson.loads(answer.read(HEALTH_BYTES_MAX))
         return _health(node, url, told)
+    except ConfigError as error:
+        return Health(node=node, http=url, answers=False, problem=str(error))
+    except urllib.error.HTTPError as error:
+        hint = ": give --token-file" if error.code in (401, 403) else ""
+        return Health(node=node, http=url, answers=False, problem=f"{url} answers {error.code}{hint}")
     except (OSError, ValueError, http.client.HTTPException, KeyError, TypeError) as error:
         return Health(node=node, http=url, answers=False, problem=f"no answer at {url} ({_short(error)})")
 

@@ -12,15 +12,16 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from ..errors import ChangeRejected, ConfigError, Fenced, NotPrimary, PositionLost, ReplicatorError
+from ..errors import ChangeRejected, ConfigError, Fenced, NotAllowed, NotPrimary, PositionLost, ReplicatorError
 from ..format.ids import RecordId
-from ..web.error_codes import ERROR_CODES, INVALID_HEADER
+from ..web.error_codes import ERROR_CODES, INVALID_HEADER, OF_THE_TOKEN
 
 __all__ = ["Answer", "HTTPAnswer", "base_of", "error_of", "raise_for_error", "read_answer"]
 
 #: Code -> the error that it stands for.
 KINDS: Mapping[str, type[ReplicatorError]] = {
     INVALID_HEADER: ConfigError,
+    **dict.fromkeys(OF_THE_TOKEN, NotAllowed),
     **{code: kind for kind, (_, code) in ERROR_CODES.items() if issubclass(kind, ReplicatorError)},
 }
 

@@ -156,8 +156,13 @@ class AsyncClient:
     async def _send(self, outgoing: Outgoing, exchange: Exchange, send: Sending) -> httpx.Response | None:
         pool = self._pool(send.url)
         try:
+            authorization = self._setup.authorization(send.url)
+        except ConfigError as error:
+            exchange.withheld(error)
+            return None
+        try:
             async with asyncio.timeout(send.timeout_s + GRACE_S):
-                response = await pool.send(outgoing.built(pool, send))
+                response = await pool.send(outgoing.built(pool, send, authorization))
         except NOT_SENT as error:
             exchange.broke(told(error), sent=False)
         except (httpx.HTTPError, TimeoutError) as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Self, Unpack
 
 import httpx
 
-from ..errors import ReplicatorError
+from ..errors import ConfigError, ReplicatorError
 from .answers import raise_for_error
 from .exchange import Done, Exchange, Fail, Find, Pause
 from .exchange import Send as Sending
@@ -33,6 +34,10 @@ class Client:
 
     `timeout_s`: of a request, with all of its attempts. `attempt_timeout_s`: how long one node is waited for, where
     another one may be asked. `http`: arguments of `httpx.Client` for the connections: `headers`, `auth`, `verify` ...
+
+    `token`, or `token_file` that has it: sent to every node that somebody named here, in `urls` or `token_to`, and with
+    `ca_file` (PEM, the CA of the nodes' own certificates) to all that have one of it. Not to others, which are named by
+    Redis or a redirect alone: `ConfigError`.
 
     Raises `ConfigError`. In a forked child, every call raises `WrongProcess`: make one there.
     """
@@ -150,7 +155,12 @@ class Client:
 
     def _send(self, outgoing: Outgoing, exchange: Exchange, send: Sending) -> httpx.Response | None:
         try:
-            response = self._answer(outgoing, send)
+            authorization = self._setup.authorization(send.url)
+        except ConfigError as error:
+            exchange.withheld(error)
+            return None
+        try:
+            response = self._answer(outgoing, send, authorization)
         except NOT_SENT as error:
             exchange.broke(told(error), sent=False)
         except httpx.HTTPError as error:
@@ -160,10 +170,10 @@ class Client:
             return response
         return None
 
-    def _answer(self, outgoing: Outgoing, send: Sending) -> httpx.Response:
+    def _answer(self, outgoing: Outgoing, send: Sending, authorization: Mapping[str, str]) -> httpx.Response:
         """The answer, whole. Its parts may trickle in for no longer than `send` allows."""
         pool = self._pool(send.url)
-        request = outgoing.built(pool, send)
+        request = outgoing.built(pool, send, authorization)
         until = time.monotonic() + send.timeout_s
         streamed = pool.send(request, stream=True)
         if streamed.is_stream_consumed:  # of a transport that holds its answers in memory

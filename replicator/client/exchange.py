@@ -192,6 +192,10 @@ class Exchange:
         else:
             self._again(self._unreached(problem))
 
+    def withheld(self, error: ReplicatorError) -> None:
+        """It cannot be sent there: what is needed is not for that node."""
+        self._fails(error)
+
     # --- decisions ---
 
     def _is_about_the_service(self, answer: Answer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 import uuid
@@ -18,6 +19,7 @@ from ..format.ids import RecordId
 from ..format.keyed import KEY_CHARACTERS_MAX
 from ..runtime import checks
 from ..runtime.process import Owner, let_go_in_child
+from ..web.guard.token_bearer import bearer_of, trusting, withheld_from
 from .answers import Answer, read_answer
 from .directory import Directory, RedisDirectory, StaticDirectory
 from .exchange import Call, Exchange, Send
@@ -46,6 +48,8 @@ NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.P
 #: Set by the client itself; for each there is an argument.
 OURS = {"idempotency-key": "key=", "replicator-fresh": "fresh="}
 
+HOW_TO_NAME = "name the nodes in urls= or token_to=, or give the CA of their certificates in ca_file="
+
 #: Where an application takes a change as it is. The registry does.
 CHANGES = "/v1/changes"
 
@@ -58,6 +62,10 @@ class ClientOptions(TypedDict, total=False):
     timeout_s: float
     attempt_timeout_s: float
     http: Mapping[str, Any] | None
+    token: str | None
+    token_file: str | os.PathLike[str] | None
+    token_to: Sequence[str]
+    ca_file: str | os.PathLike[str] | None
 
 
 class RequestOptions(TypedDict, total=False):
@@ -85,12 +93,14 @@ class Outgoing(NamedTuple):
     content: bytes | None
     params: Any
 
-    def built(self, http: httpx.Client | httpx.AsyncClient, send: Send) -> httpx.Request:
+    def built(
+        self, http: httpx.Client | httpx.AsyncClient, send: Send, authorization: Mapping[str, str]
+    ) -> httpx.Request:
         return http.build_request(
             self.call.method,
             send.url + self.call.path,
             params=self.params,
-            headers=dict(send.headers),
+            headers={**authorization, **send.headers},
             content=self.content,
             timeout=send.timeout_s,
         )
@@ -112,12 +122,18 @@ class ClientSetup:
         timeout_s: float = TIMEOUT_S,
         attempt_timeout_s: float = ATTEMPT_S,
         http: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        token_to: Sequence[str] = (),
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._keyed = checks.flag("keyed", keyed)
         self._timeout_s = checks.seconds("timeout_s", timeout_s)
         self._attempt_s = checks.seconds("attempt_timeout_s", attempt_timeout_s, least=0.01)
-        self.http_options = _http_options(http)
+        self.http_options = _http_options(http, ca_file)
         self.directory = _directory(redis, group, urls)
+        named = [*_urls("token_to", token_to), *(urls or ())]
+        self._bearer = bearer_of(token, token_file, named, has_ca=ca_file is not None)
         self.known = Known()
         self._owner = Owner("this client")
         self.closed = False
@@ -174,6 +190,14 @@ class ClientSetup:
         if asked is not None:
             return checks.flag("keyed", asked)
         return self._keyed and "if-match" not in headers
+
+    def authorization(self, url: str) -> Mapping[str, str]:
+        """The header with the token, if there is one. Raises `ConfigError` if the node there is not to see it."""
+        if self._bearer is None:
+            return {}
+        if not self._bearer.is_for(url):
+            raise withheld_from(url, how=HOW_TO_NAME)
+        return {"authorization": self._bearer.header}
 
     def read(self, response: httpx.Response) -> Answer:
         return read_answer(response)
@@ -237,7 +261,13 @@ def _directory(redis: str, group: str, urls: Sequence[str] | None) -> Directory:
     return RedisDirectory(redis, checks.name("group", group))
 
 
-def _http_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
+def _urls(setting: str, given: object) -> Sequence[str]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ConfigError(setting=setting, problem="give a list of URLs: ['https://HOST:PORT', ...]")
+    return given
+
+
+def _http_options(given: Mapping[str, Any] | None, ca_file: str | os.PathLike[str] | None) -> dict[str, Any]:
     """For the pool of each node. Making a TLS context takes longer than most requests, so all share one.
 
     No cookies are kept: an application may put a position into one, and this client has its own.
@@ -247,6 +277,10 @@ def _http_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
     for name in ("base_url", "follow_redirects", "timeout"):
         if name in options:
             raise ConfigError(setting="http", problem=f"{name} is for the client to decide")
+    if ca_file is not None:
+        if "verify" in options or "transport" in options:
+            raise ConfigError(setting="ca_file", problem="it says what is trusted: leave verify and transport out")
+        options["verify"] = trusting(ca_file)
     if options.get("verify", True) is True and "transport" not in options:
         options["verify"] = httpx.create_ssl_context()
     return options

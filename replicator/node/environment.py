@@ -194,8 +194,8 @@ def address_of(text: str, *, setting: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def reachable(host: str, port: int, redis: str) -> str:
+def reachable(host: str, port: int, redis: str, *, scheme: str = "http") -> str:
     """The URL that others are told. All addresses of this machine are none: to another one they mean itself."""
     if checks.is_anywhere(host):
         host = own_address(redis, ipv6=":" in host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -23,6 +23,7 @@ from ..runtime.signals import on_end
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
 from ..storage import disk
+from .access import Access
 from .kept_files import KeptFiles
 from .run import RunOptions, RunProgram
 from .sidecar import Sidecar
@@ -66,10 +67,11 @@ def serve(
     app: str | None = None,
     options: NodeOptions,
     program: Program,
+    access: Access | None = None,
 ) -> str:
     """Run until a signal ends it (`runtime/signals.py`), or somebody asks for it: what was asked, or an empty text.
 
-    `http`: HOST:PORT to listen on, port 0 for any.
+    `http`: HOST:PORT to listen on, port 0 for any. `access`: who may reach it; beyond loopback it has to be said.
 
     `advertise`: the URL that the others are told, where it is not that. `app`: as for `Node`. Raises what `Node` does,
     and what ended it.
@@ -82,11 +84,15 @@ def serve(
         from ..ui import Feed, ui_routes
         from ..web.envelope import health_app
         from ..web.server import WebServer
+        from .listening import certificate_of, guarded, listens_safely
     except ImportError as missing:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
         raise ConfigError(setting="http", problem=problem) from None
     host, port = address_of(http, setting="http")
     advertised = checks.public_url("advertise", advertise.rstrip("/"))
+    access = access or Access()
+    listens_safely(host, access)
+    certificate = certificate_of(access)
     beside = _state_beside(program)
     state = beside or Registry()
     if beside is not None:
@@ -111,12 +117,14 @@ def serve(
     feed = Feed(lambda: RedisLog(redis, group), told_by=f"node {name}")
     page = ui_routes(feed)
     served = health_app(node, routes=page) if beside else registry_app(node, routes=page)
-    server = WebServer(served, host=host, port=port)
+    server = WebServer(
+        guarded(served, host=host, advertised=advertised, access=access), host=host, port=port, certificate=certificate
+    )
     SPEAKER.set(node.speaker)  # of whatever else is logged in this process
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
     asks = node.handover.process
     asks.run_by = run_by(os.environ)
-    node.http = advertised or _reachable(server.url, host, server.port, redis)
+    node.http = advertised or _reachable(server.url, host, server.port, redis, scheme=server.scheme)
     try:
         with node, server, sidecar:
             logger.info("service.started", "node %s of group %s serves %s", name, group, server.url, url=server.url)
@@ -159,11 +167,11 @@ def _state_beside(program: Program) -> FileState | SQLiteState | None:
     return SQLiteState(program.sqlite, mode=program.file_mode) if program.sqlite is not None else None
 
 
-def _reachable(url: str, host: str, port: int, redis: str) -> str:
+def _reachable(url: str, host: str, port: int, redis: str, *, scheme: str) -> str:
     """What the others are told. All addresses of this machine are none: to another one they mean itself."""
     if not checks.is_anywhere(host):
         return url
-    told = reachable(host, port, redis)
+    told = reachable(host, port, redis, scheme=scheme)
     logger.warning(
         "service.address",
         "it serves all addresses of this machine, and the others are told %s; --advertise says another",

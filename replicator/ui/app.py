@@ -1,19 +1,17 @@
-"""The routes of the page. Plain files and server-sent events; the actions only for who has the token.
+"""The routes of the page: plain files, server-sent events, and the actions, where there are any.
 
 - Nothing comes from elsewhere, and nothing is framed (`POLICY`).
-- What is shown is no secret among those who reach the port: no payloads, passwords or tokens are in it.
-- An action is a POST of JSON with the token in a header. A page of another origin cannot send that: the browser asks
-  first, and nobody here answers it. One that has a name of this address (DNS rebinding) lacks the token, and a foreign
-  `Host` or `Origin` is refused besides.
+- No payloads, passwords or tokens are in what is shown.
+- Who may see that, and act, is decided before (`web/guard/`): the files are for everybody, the events for who may read,
+  the actions for an administrator. The page sends the token in a header, and keeps it in its `sessionStorage`: there is
+  no cookie that a browser would send by itself.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import AsyncIterator, Mapping
 from importlib import resources
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -52,14 +50,15 @@ FILES: Mapping[str, tuple[str, str]] = {
 AGAIN_MS = 1000
 
 
-def ui_routes(feed: Feed, actions: Actions | None = None, *, token: str = "", at: str = "/ui") -> list[Route]:
-    """`actions`: for who sends the token; without, the page is to look at. `at`: its path."""
+def ui_routes(feed: Feed, actions: Actions | None = None) -> list[Route]:
+    """`actions`: without, the page is to look at. Put `Guarded` around them."""
+    at = "/ui"
     routes = [Route(at + path, _file(*found), methods=["GET"]) for path, found in FILES.items()]
     routes.append(Route(at + "/", _to(at), methods=["GET"]))
     routes.append(Route(at + "/events", _events(feed), methods=["GET"]))
     if actions is not None:
-        routes.append(Route(at + "/preview", _guarded(token, _preview(actions)), methods=["POST"]))
-        routes.append(Route(at + "/do/{action}", _guarded(token, _act(actions, feed)), methods=["POST"]))
+        routes.append(Route(at + "/preview", _told_why(_preview(actions)), methods=["POST"]))
+        routes.append(Route(at + "/do/{action}", _told_why(_act(actions, feed)), methods=["POST"]))
     return routes
 
 
@@ -105,16 +104,10 @@ def _event(picture: Any) -> bytes:
     return b"data: " + orjson.dumps(picture) + b"\n\n"
 
 
-def _guarded(token: str, endpoint: Endpoint) -> Endpoint:
-    async def guarded(request: Request) -> Response:
-        sent = request.headers.get("authorization", "")
-        if not token or not hmac.compare_digest(sent.encode(), f"Bearer {token}".encode()):
-            return error_answer(401, "no_token", "open the page by the URL that `replicator ui` printed")
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-            return error_answer(403, "foreign_origin", "actions are for the page itself")
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            return error_answer(415, "not_json", "send application/json")
+def _told_why(endpoint: Endpoint) -> Endpoint:
+    """It, and an answer for what it raises."""
+
+    async def told(request: Request) -> Response:
         try:
             return await endpoint(request)
         except Refusal as refusal:
@@ -124,7 +117,7 @@ def _guarded(token: str, endpoint: Endpoint) -> Endpoint:
         except TimeoutError as error:
             return error_answer(504, "timeout", str(error))
 
-    return guarded
+    return told
 
 
 async def _asked(request: Request) -> dict[str, Any]:

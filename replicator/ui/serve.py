@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ..errors import ConfigError
 from ..log.redis_log import RedisLog
 from ..node.environment import address_of
 from ..runtime import checks
+from ..web.guard.app import Guarded
+from ..web.guard.hosts import Hosts
+from ..web.guard.rules import Rules
+from ..web.guard.token_file import Tokens
 from ..web.server import WebServer
 from .actions import Actions
 from .app import ui_routes
@@ -22,19 +24,17 @@ __all__ = ["serving"]
 
 
 @contextmanager
-def serving(redis: str, group: str, *, http: str, by: str, token: str) -> Iterator[str]:
-    """Serve it, and give its URL. `by`: who acts, for the history. `token`: for the actions; empty: there are none."""
+def serving(redis: str, group: str, *, http: str, by: str, token: str, may_act: bool) -> Iterator[str]:
+    """Serve it to who has the `token`, and give its URL. `by`: who acts, for the history."""
     host, port = _loopback(http)
 
     def log() -> RedisLog:
         return RedisLog(redis, group)
 
-    feed = Feed(log, told_by="replicator ui", may_act=bool(token))
-    actions = Actions(log, by=by) if token else None
-    # Whoever comes by another name was sent here by a page that has the name.
-    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
-    app = Starlette(routes=ui_routes(feed, actions, token=token), middleware=[hosts])
-    server = WebServer(app, host=host, port=port)
+    feed = Feed(log, told_by="replicator ui", may_act=may_act)
+    actions = Actions(log, by=by) if may_act else None
+    rules = Rules(Hosts(host), Tokens([("admin" if may_act else "read", token)]))
+    server = WebServer(Guarded(Starlette(routes=ui_routes(feed, actions)), rules), host=host, port=port)
     try:
         server.start()
         yield server.url

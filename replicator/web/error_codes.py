@@ -32,15 +32,28 @@ from ..errors import (
     WrongProcess,
 )
 
-__all__ = ["BUSY", "ERROR_CODES", "INVALID_HEADER", "PRIMARY_UNREACHABLE", "WAIT_TIMEOUT", "Answers"]
+__all__ = [
+    "BUSY",
+    "ERROR_CODES",
+    "INVALID_HEADER",
+    "OF_THE_TOKEN",
+    "PRIMARY_UNNAMED",
+    "PRIMARY_UNREACHABLE",
+    "WAIT_TIMEOUT",
+    "Answers",
+]
 
 Answers = Mapping[type[BaseException], tuple[int, str]]
 
 #: Codes that are no error of this package: there was no place for the request, the primary took no connection from the
-#: node that was to forward it, and the position did not come in time.
+#: node that was to forward it, that node is not to show it to the primary, and the position did not come in time.
 BUSY = "busy"
 PRIMARY_UNREACHABLE = "primary_unreachable"
+PRIMARY_UNNAMED = "primary_unnamed"
 WAIT_TIMEOUT = "wait_timeout"
+
+#: A token is missing, is nobody's, or has not the right that is needed.
+OF_THE_TOKEN = ("no_token", "wrong_token", "right_missing")
 
 #: What came with the request is wrong.
 INVALID_HEADER = "invalid_header"

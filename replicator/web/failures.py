@@ -53,10 +53,12 @@ class Refusal(Exception):
 
 
 class Full(Exception):
-    """There are as many requests of this kind under way as this node takes."""
+    """There are as many requests of this kind under way as this node takes, or as many bytes of them."""
 
-    def __init__(self, what: str, places: int) -> None:
-        super().__init__(f"{places} {what} are under way on this node, and it takes no more at once; try again soon")
+    def __init__(self, what: str, places: int, unit: str = "") -> None:
+        super().__init__(
+            f"{places}{unit} {what} are under way on this node, and it takes no more at once; try again soon"
+        )
 
 
 #: Those of every application, which adds the errors of its own.

@@ -4,6 +4,9 @@ Bodies are streamed in both directions and held nowhere. Headers that are about 
 behind; `Host` stays what it was, because applications check it and make URLs of it. `Replicator-Forwarded` names the
 node that sent it on: whoever gets such a request does not send it on once more.
 
+Where the primary is, Redis says, and whoever writes there can name another place. So a token (`Authorization`) is sent
+to those nodes alone that the application named (`forward_to`); once it named some, nothing is sent to others.
+
 An error says what became of the request. Nothing was sent: 503, and the client may repeat it. It was sent, and there is
 no answer: 504, or 502 if the connection broke, both `outcome_unknown`.
 """
@@ -17,8 +20,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import ConfigError
-from .error_codes import BUSY, PRIMARY_UNREACHABLE
+from .error_codes import BUSY, PRIMARY_UNNAMED, PRIMARY_UNREACHABLE
 from .failures import Refusal
+from .guard.token_bearer import Nodes
 from .head import FORWARDED
 from .options import Options
 from .served_node import ServedNode
@@ -117,6 +121,7 @@ class _Settings:
         self._httpx = _checked_httpx()
         self._node = node
         self._timeout_s = options.forward_timeout_s
+        self._named = None if options.forward_to is None else Nodes(options.forward_to)
 
     def _keywords(self) -> dict[str, Any]:
         limits = self._httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=32)
@@ -129,6 +134,18 @@ class _Settings:
         extensions = {"timeout": timeout.as_dict()}
         request: httpx.Request = self._httpx.Request(method, url, headers=headers, content=body, extensions=extensions)
         return request
+
+    def _check(self, url: str, headers: Iterable[Header]) -> None:
+        """Raises `Refusal` if the request is not to be shown to the node there."""
+        where = url.partition("?")[0]
+        if self._named is None and any(name == b"authorization" for name, _ in headers):
+            problem = "a request with a token is forwarded only to nodes that the application names"
+        elif self._named is not None and not self._named.has(url):
+            problem = "nothing is forwarded to it, for the application does not name it"
+        else:
+            return
+        message = f"the primary is at {where}, and {problem} (forward_to=[...]); nothing was sent"
+        raise Refusal(503, PRIMARY_UNNAMED, message)
 
     def _refusal(self, error: Exception, url: str) -> Refusal:
         httpx, where = self._httpx, f"the primary at {url.partition('?')[0]}"
@@ -157,6 +174,7 @@ class AsyncForwarder(_Settings):
         send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     ) -> None:
         """Send it on, and the answer back. Raises `Refusal`, before the answer has begun."""
+        self._check(url, scope["headers"])
         transport, httpx = self._of_this_loop(), self._httpx
         host = scope["client"][0] if scope.get("client") else None
         headers, has_body = onward(
@@ -226,6 +244,7 @@ class Forwarder(_Settings):
         self, url: str, method: str, sent: Onward, chunks: Iterator[bytes]
     ) -> tuple[int, str, list[Header], Iterator[bytes]]:
         """Send it on; status, reason, headers and body of the answer. Raises `Refusal`."""
+        self._check(url, sent.headers)
         transport, httpx = self._made(), self._httpx
         try:
             body = chunks if sent.has_body else _unannounced_chunks(chunks)

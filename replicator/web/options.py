@@ -41,6 +41,7 @@ class Keywords(TypedDict, total=False):
     wait_timeout_s: float
     primary_within_s: float
     forward_timeout_s: float
+    forward_to: Collection[str] | None
     answers: Answers
     errors: Renderer
 
@@ -59,7 +60,9 @@ class Options:
     `/history` of its own. `metrics`: whether `/metrics` is served beside them (`replicator.metrics`); an
     application that has its own says False, and registers a `NodeCollector`. `wait_timeout_s`: how long a request may
     wait for a position. `primary_within_s`: how long a write waits for a primary while nobody leads.
-    `forward_timeout_s`: for the primary to answer what was forwarded. `answers`: what errors come to, by class.
+    `forward_timeout_s`: for the primary to answer what was forwarded. `forward_to`: the URLs of the nodes, and nothing
+    is forwarded to any other; None: to wherever the group's heartbeats say that the primary is, but for requests that
+    have an `Authorization` header, which go nowhere then (`forward.py`). `answers`: what errors come to, by class.
     `errors`: how that is written down; `failures.plain` for `{"error", "field", "message"}`. Raises `ConfigError`.
     """
 
@@ -72,6 +75,7 @@ class Options:
     wait_timeout_s: float = WAIT_TIMEOUT_S
     primary_within_s: float = PRIMARY_WITHIN_S
     forward_timeout_s: float = FORWARD_TIMEOUT_S
+    forward_to: Collection[str] | None = None
     answers: Answers = field(default_factory=lambda: ANSWERS)
     errors: Renderer = problem
 
@@ -79,6 +83,11 @@ class Options:
         checks.choice("writes", self.writes, WRITES)
         for setting in ("wait_timeout_s", "primary_within_s", "forward_timeout_s"):
             checks.seconds(setting, getattr(self, setting))
+        if self.forward_to is not None:
+            if isinstance(self.forward_to, str):
+                raise ConfigError(setting="forward_to", problem="give a list of URLs: ['http://HOST:PORT', ...]")
+            for url in self.forward_to:
+                checks.url("forward_to", url)
         if self.cookie is not None and not isinstance(self.cookie, Cookie):
             raise ConfigError(setting="cookie", problem="give a Cookie(...), or None for none")
         if isinstance(self.probes, str) or not set(self.probes) <= set(PROBES):

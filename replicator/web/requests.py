@@ -16,8 +16,10 @@ from ..runtime.gil import Turns
 from .failures import Refusal
 from .head import POSITION
 from .idempotency import idempotency_key
+from .thread_pools import Full, Place
 
 __all__ = [
+    "PLACE",
     "SENT_KEY",
     "drop_body",
     "now",
@@ -36,6 +38,9 @@ __all__ = [
 #: Where a request has the key that was sent with it, once its body was read.
 SENT_KEY = "replicator.key"
 
+#: Where it has its place in a pool, to which what is read of its body belongs.
+PLACE = "replicator.place"
+
 #: How much of a body that nobody wants is read and dropped, so that its sender gets to see the answer.
 DROPPED_BYTES_MAX = 1024 * 1024 * 1024
 
@@ -47,11 +52,17 @@ TAG = re.compile(rf'(?:W/)?"({POSITION.pattern})"|({POSITION.pattern})')
 
 
 async def read_body(request: Request, bytes_max: int) -> bytearray:
-    """The body. Raises Refusal if it is longer than `bytes_max`, of which no more than that is held in memory."""
+    """The body. Raises Refusal if it is longer than `bytes_max`, of which no more than that is held in memory.
+
+    Raises `Full` if it finds no room beside the bodies of others.
+    """
+    place: Place | None = request.scope.get(PLACE)
     body, fits = bytearray(), (integer(request.headers.get("content-length", "0")) or 0) <= bytes_max
     if fits:
         async for chunk in request.stream():
             fits = fits and len(body) + len(chunk) <= bytes_max
+            if fits and place is not None:
+                _take(place, len(chunk), body)
             if fits:
                 body += chunk
             else:
@@ -61,6 +72,14 @@ async def read_body(request: Request, bytes_max: int) -> bytearray:
     if not fits:
         raise Refusal(413, "too_large", f"the body must be at most {bytes_max} bytes; send less", field="body")
     return body
+
+
+def _take(place: Place, count: int, body: bytearray) -> None:
+    try:
+        place.take(count)
+    except Full:
+        body.clear()  # its error is held while the rest is dropped
+        raise
 
 
 async def drop_body(request: Request) -> None:

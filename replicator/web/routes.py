@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .failures import Full
-from .requests import drop_body
+from .requests import PLACE, drop_body
 from .thread_pools import Pool
 
 __all__ = ["Endpoint", "by_method", "within"]
@@ -28,7 +28,8 @@ def within(pool: Pool, endpoint: Endpoint) -> Endpoint:
 
     async def placed(request: Request) -> Response:
         try:
-            with pool.place():
+            with pool.place() as place:
+                request.scope[PLACE] = place
                 return await endpoint(request)
         except Full:
             await drop_body(request)

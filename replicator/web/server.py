@@ -5,6 +5,7 @@
 - No segment of an answer waits for the acknowledgement of the one before it (TCP_NODELAY).
 - Signals stay with the process: uvicorn installs handlers only on the main thread, where it never runs here.
 - Logging stays with the process too: uvicorn's loggers pass their records on and configure nothing.
+- No connection keeps it waiting, and all of them leave descriptors for the process (`connections.py`).
 - `stop` is bounded: requests get `STOP_WITHIN_S` to finish, then they are cancelled, and threads that they wait for are
   left behind (they are daemons).
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from functools import partial
 from types import TracebackType
 
 import uvicorn
@@ -24,6 +26,8 @@ from replicator.runtime.process import Owner, let_go_in_child
 from replicator.runtime.threads import started
 
 from ..runtime.event_log import EventLogger, in_this_context
+from .certificate import Certificate
+from .connections import BACKLOG, Connections, Door, LimitedProtocol, connections_max
 
 __all__ = ["WebServer"]
 
@@ -38,8 +42,14 @@ STOP_MARGIN_S = 3.0
 #: An event loop that runs nothing else starts in milliseconds; this only bounds a hang.
 START_WITHIN_S = 10.0
 
-#: Connections that wait to be accepted. The kernel's own default limit on Linux.
-BACKLOG = 4096
+#: How long a connection that nobody uses is kept. Load balancers and our clients go by that.
+KEEP_ALIVE_S = 5
+
+#: How many are accepted at a time, before others have their turn.
+ACCEPTED_AT_A_TIME = 8
+
+#: uvicorn's ticks in a second.
+TICKS_PER_S = 10
 
 PORT_MAX = 65535
 
@@ -47,22 +57,29 @@ PORT_MAX = 65535
 class WebServer:
     """One application on one port. Starts once; a stopped server is not started again."""
 
-    def __init__(self, app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Take port 0 for any free one. The application's lifespan events are not sent."""
+    def __init__(
+        self, app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, certificate: Certificate | None = None
+    ) -> None:
+        """Take port 0 for any free one. The application's lifespan events are not sent. `certificate`: for HTTPS."""
         self._app = app
+        self._certificate = certificate
         self.host = host
         #: The port asked for; from `start` on the real one.
         self.port = port
         self._server: _Announcing | None = None
         self._thread: threading.Thread | None = None
-        self._listener: socket.socket | None = None
+        self._listener: Door | None = None
         self._owner = Owner("this HTTP server")
         let_go_in_child(self, WebServer._let_go)
 
     @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self._certificate is None else "https"
 
     def listen(self) -> None:
         """Take the port, and let connections wait. Raises ConfigError if that cannot be. `start` does it if need be."""
@@ -78,7 +95,9 @@ class WebServer:
             raise RuntimeError("a WebServer starts once; make another")
         self.listen()
         listener = self._listener
-        self._server = _Announcing(_config(self._app))
+        assert listener is not None
+        self._server = _Announcing(_config(self._app), self._certificate)
+        listener.connections = self._server.connections
         self._thread = started(in_this_context(_serve), self._server, listener, name=f"http-{self.port}")
         self._server.settled.wait(START_WITHIN_S)
         if not self._server.started:
@@ -119,15 +138,27 @@ class WebServer:
 
 
 class _Announcing(uvicorn.Server):
-    """A uvicorn server that says when it has started, or when it never will."""
+    """A uvicorn server that says when it has started, or when it never will, and looks after its connections."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, certificate: Certificate | None) -> None:
         super().__init__(config)
         self.settled = threading.Event()
+        self.connections = Connections(connections_max())
+        self._certificate = certificate
+        config.load()
+        config.http_protocol_class = partial(LimitedProtocol, self.connections)  # type: ignore[assignment]
+        config.ssl = None if certificate is None else certificate.context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.settled.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_S == 0:
+            self.connections.look()
+            if self._certificate is not None:
+                self._certificate.look()
+        return await super().on_tick(counter)
 
 
 def _close_copy(transport: asyncio.BaseTransport) -> None:
@@ -151,6 +182,10 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",
+        # One that limits can be put on, whatever else is installed.
+        http="h11",
+        backlog=ACCEPTED_AT_A_TIME,
+        timeout_keep_alive=KEEP_ALIVE_S,
         ws="none",
         log_config=None,
         access_log=False,
@@ -159,7 +194,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> Door:
     """A listening socket, or ConfigError."""
     try:
         if not 0 <= port <= PORT_MAX:
@@ -173,10 +208,10 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _named_tcp(listener: socket.socket) -> socket.socket:
+def _named_tcp(listener: socket.socket) -> Door:
     """The same socket, of a protocol that is said: `create_server` leaves it out, and what is accepted inherits that.
 
     asyncio sets TCP_NODELAY on nothing that does not say TCP. Without it, the second segment of an answer waits until
     the client has acknowledged the first, which takes 40 ms.
     """
-    return socket.socket(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())
+    return Door(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())

@@ -292,7 +292,11 @@ def _over_http() -> Given:
     ]
     assert [answer.status_code for answer in done if not answer.is_success] == []
     assert [answer.status_code for answer in refused] == [428, 409, 404, 307]
-    problems = [Failure(status=422, code="rejected", message="no", field="name"), redirect_to("http://b:1/x", "no")]
+    problems = [
+        Failure(status=422, code="rejected", message="no", field="name"),
+        redirect_to("http://b:1/x", "no"),
+        Failure(status=403, code="right_missing", message="no", more={"needs": "write"}),
+    ]
     given["Problem details"] = [json.loads(problem(each)[1]) for each in problems]
     return given | {OF_THE_REGISTRY: [each.json() for each in done], "Errors": [each.json() for each in refused]}
 

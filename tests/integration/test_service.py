@@ -22,6 +22,7 @@ from replicator import ConfigError, LogLost, Node, ops
 from replicator.log.redis_log import RedisLog
 from replicator.node.options import NodeOptions
 from replicator.sandbox.redis_server import RedisServer
+from replicator.service.access import Access
 from replicator.service.serve import Program, serve
 from tests.support.kv import PATIENCE_S, eventually
 from tests.support.worlds import promote
@@ -216,10 +217,24 @@ def test_an_address_that_is_none_is_not_told_to_others(
         seen.extend([node.http, ask("GET", f"{node.http}/v1/state")[0]])
 
     thread = meanwhile(work)
-    serve(**settings(any_redis, tmp_path, http=http))
+    serve(**settings(any_redis, tmp_path, http=http, access=Access(insecure=True)))
     thread.join()
     assert seen[0].startswith(f"http://{host}:")
     assert seen[1] in (200, 503)
+
+
+@pytest.mark.parametrize("http", ["0.0.0.0:0", "[::]:0", "10.0.0.1:0", "node-a:0"])
+def test_beyond_loopback_it_serves_nobody_unless_it_is_told_whom(
+    any_redis: RedisServer, tmp_path: Path, log: RedisLog, http: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"is beyond loopback.*give --http-tokens FILE.*or --insecure"):
+        serve(**settings(any_redis, tmp_path, http=http))
+    assert ops.status(log).nodes == []
+
+
+def test_a_certificate_and_its_key_come_together(any_redis: RedisServer, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="http-key: a certificate and its key are given together"):
+        serve(**settings(any_redis, tmp_path, access=Access(cert=tmp_path / "cert.pem")))
 
 
 @pytest.mark.parametrize("advertise", ["http://0.0.0.0:8000", "http://[::]:8000", "nonsense", "http://a\n"])

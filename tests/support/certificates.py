@@ -18,6 +18,7 @@ class Authority:
     """Signs certificates. `path`: its own, which says who is to be believed."""
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -25,6 +26,14 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         self.path = directory / f"{name}.pem"
         self.path.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
+
+    def certificate(self, name: str, cert: Path, key: Path) -> None:
+        """One for `localhost` and 127.0.0.1, in two files. The key is its owner's alone."""
+        both = self.issue(name).read_bytes()
+        of_key = (self._directory / f"{name}.key").read_bytes()
+        cert.write_bytes(both.removeprefix(of_key))
+        key.write_bytes(of_key)
+        key.chmod(0o600)
 
     def issue(
         self, name: str, *, hosts: tuple[str, ...] = ("localhost", "127.0.0.1"), days: int = 2, password: str = ""

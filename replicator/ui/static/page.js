@@ -215,20 +215,22 @@ function drawRecords(picture) {
 // --- actions --------------------------------------------------------------------------------------------------------
 
 // In the fragment, which no server sees; kept for a reload.
-const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("token") ?? "";
+let token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("token") ?? "";
 if (location.hash.includes("token=")) {
   sessionStorage.setItem("token", token);
   history.replaceState(null, "", location.pathname);
 }
 
+const authorization = () => (token ? { Authorization: `Bearer ${token}` } : {});
+
 async function ask(what, content) {
   const answer = await fetch(`/ui/${what}`, {
     method: "POST",
-    headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+    headers: { ...authorization(), "Content-Type": "application/json" },
     body: JSON.stringify(content),
   });
   const found = await answer.json();
-  if (!answer.ok) throw new Error(found.message ?? `${answer.status}`);
+  if (!answer.ok) throw new Error(found.message ?? found.detail ?? `${answer.status}`);
   return found;
 }
 
@@ -305,12 +307,62 @@ function drawButtons(picture) {
 
 let last = 0;
 const drawers = [drawNow, drawProblems, drawNodes, drawTerms, drawPlots, drawRecords, drawButtons];
-const events = new EventSource("/ui/events");
-events.onmessage = (event) => {
-  const picture = JSON.parse(event.data);
+
+// What the browser brings for that (EventSource) sends no token.
+const AGAIN_MS = 1000;
+async function listen() {
+  for (;;) {
+    try {
+      const answer = await fetch("/ui/events", { headers: authorization(), cache: "no-store" });
+      if (answer.status === 401 || answer.status === 403) {
+        await signedIn((await answer.json()).detail);
+        continue;
+      }
+      if (answer.ok) await heard(answer.body);
+    } catch { /* its end: the clock below says for how long nothing was heard */ }
+    await new Promise((go) => setTimeout(go, AGAIN_MS));
+  }
+}
+
+async function heard(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) if (event.startsWith("data: ")) drawn(JSON.parse(event.slice(6)));
+  }
+}
+
+function drawn(picture) {
   last = Date.now();
-  for (const draw of drawers) draw(picture);
-};
+  for (const draw of drawers) {
+    try { draw(picture); } catch (error) { reportError(error); }
+  }
+}
+
+/** Whoever looks has given a token. */
+function signedIn(said) {
+  const form = at("login");
+  at("headline").textContent = "This page is for those who have a token.";
+  at("login-said").textContent = token ? `✖ ${said}` : "";
+  form.hidden = false;
+  form.elements.token.focus();
+  return new Promise((given) => {
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      token = form.elements.token.value.trim();
+      sessionStorage.setItem("token", token);
+      form.reset();
+      form.hidden = true;
+      given();
+    };
+  });
+}
+
+listen();
 
 setInterval(() => {
   const silent = last ? Date.now() - last : 0;

@@ -18,6 +18,7 @@ import pytest
 from replicator import (
     ChangeRejected,
     ConfigError,
+    NotAllowed,
     NotJSON,
     NotPrimary,
     OutcomeUnknown,
@@ -286,6 +287,63 @@ class TestWhatIsWrong:
         asyncio.run(get())
         with pytest.raises(ConfigError, match="another event loop"):
             asyncio.run(get())
+
+
+TOKEN = "t" * 32
+
+
+class TestTokens:
+    def test_it_goes_to_the_nodes_that_were_named(self, make: Make, service: Service) -> None:
+        service.nodes = {"http://a": node(), "http://b": node("standby")}
+        client = make(urls=["http://a", "http://b"], token=TOKEN, http={"transport": service.transport()})
+        client.post("/x")
+        client.get("/x")
+        assert [request.headers["authorization"] for request in service.requests] == [f"Bearer {TOKEN}"] * 2
+
+    def test_a_redirect_to_a_node_that_nobody_named_is_not_followed_with_it(self, make: Make, service: Service) -> None:
+        away = refuses("not_primary", 307, "standby", Location="http://evil/x")
+        service.nodes = {"http://a": away, "http://evil": node()}
+        client = make(urls=["http://a"], token=TOKEN, http={"transport": service.transport()})
+        with pytest.raises(ConfigError, match="is not sent to http://evil, which only Redis named, or a redirect"):
+            client.post("/x")
+        assert service.asked == ["a"]
+        named = make(urls=["http://a"], token=TOKEN, token_to=["http://evil"], http={"transport": service.transport()})
+        assert named.post("/x").status_code == 200
+
+    def test_what_may_have_landed_before_stays_unknown(self, make: Make, service: Service) -> None:
+        away = refuses("not_primary", 307, "standby", Location="http://evil/x")
+        service.nodes = {"http://a": in_turn(breaks(httpx.ReadError), away)}
+        client = make(urls=["http://a"], token=TOKEN, http={"transport": service.transport()})
+        with pytest.raises(OutcomeUnknown, match="is not sent to http://evil"):
+            client.post("/x")
+
+    def test_a_token_that_the_node_does_not_take(self, make: Make, service: Service) -> None:
+        service.nodes["http://a"] = refuses("wrong_token", 401)
+        client = make(urls=["http://a"], token=TOKEN, http={"transport": service.transport()})
+        answer = client.get("/x")
+        assert answer.status_code == 401
+        with pytest.raises(NotAllowed, match="because of wrong_token"):
+            raise_for_error(answer)
+        with pytest.raises(NotAllowed):
+            client.submit({"op": "x"})
+
+    @pytest.mark.parametrize(
+        ("arguments", "problem"),
+        [
+            ({"token": "two words"}, "token: is no token"),
+            ({"token": TOKEN, "token_file": "x"}, "token_file: give a token or a file with one, not both"),
+            ({"token_file": "/nowhere/token"}, "token_file: /nowhere/token cannot be read"),
+            ({"token": TOKEN, "token_to": "http://a"}, "token_to: give a list of URLs"),
+            ({"token": TOKEN, "token_to": ["a"]}, "token_to: 'a' is not a URL"),
+            ({"ca_file": "/nowhere/ca"}, "ca_file: /nowhere/ca has no certificates in PEM"),
+            ({"ca_file": "x", "http": {"verify": False}}, "ca_file: it says what is trusted"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", [Client, AsyncClient])
+    def test_a_setting_is_told_when_it_is_given(self, kind: Any, arguments: dict[str, Any], problem: str) -> None:
+        with pytest.raises(ConfigError, match=re.escape(problem)) as raised:
+            kind(urls=["http://a"], **arguments)
+        assert TOKEN not in str(raised.value)
 
 
 # --- over real connections ------------------------------------------------------------------------------------------

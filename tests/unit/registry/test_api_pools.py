@@ -14,6 +14,7 @@ import pytest
 
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
+from replicator.web import thread_pools
 from replicator.web.thread_pools import Pool
 from tests.support.kv import PATIENCE_S, Group
 from tests.support.loops import run
@@ -26,8 +27,8 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     places: dict[str, int] = {}
     made = Pool.__init__
 
-    def smaller(self: Pool, what: str, *, places: int, threads: int) -> None:
-        made(self, what, places=sizes.get(what, places), threads=threads)
+    def smaller(self: Pool, what: str, *, places: int, **more: int) -> None:
+        made(self, what, places=sizes.get(what, places), **more)
 
     sizes = places
     monkeypatch.setattr(Pool, "__init__", smaller)
@@ -54,6 +55,24 @@ async def until(holds: Callable[[], Any]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
+
+
+def test_a_body_for_which_there_is_no_memory_is_refused_and_does_not_stay(
+    node: NodeInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_pools, "REPLACEMENTS_BYTES_MAX", 2000)
+
+    async def crowd() -> None:
+        crowd = Crowd(node)
+        document = {"content": DOCUMENT, "params": {"force": 1}}
+        large, small = await crowd.answer(
+            crowd.asks("PUT", "/v1/state", content=b" " * 2001, params={"force": 1}),
+            crowd.asks("POST", "/v1/nodes", json={}),
+        )
+        assert (large.status_code, large.json()["error"], small.status_code) == (503, "busy", 201)
+        assert [one.status_code for one in await crowd.answer(crowd.asks("PUT", "/v1/state", **document))] == [200]
+
+    asyncio.run(crowd())
 
 
 def test_writers_that_wait_keep_out_no_reader_and_no_other_writer_and_are_no_threads(node: NodeInMemory) -> None:

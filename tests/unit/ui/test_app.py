@@ -13,9 +13,14 @@ from starlette.testclient import TestClient
 from replicator.ui import Feed, ui_routes
 from replicator.ui.actions import Actions
 from replicator.ui.app import FILES
+from replicator.web.guard.app import Guarded
+from replicator.web.guard.hosts import Hosts
+from replicator.web.guard.rules import Rules
+from replicator.web.guard.token_file import Tokens
 from tests.support.kv import Group, eventually, in_step
 
-TOKEN = "t0ken"
+TOKEN = "t0ken-of-an-administrator"
+READER = "t0ken-of-a-reader"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -28,8 +33,12 @@ def feed(group: Group) -> Iterator[Feed]:
 
 @pytest.fixture
 def client(group: Group, feed: Feed) -> TestClient:
-    actions = Actions(group.log, by="tester")
-    return TestClient(Starlette(routes=ui_routes(feed, actions, token=TOKEN)))
+    return served(feed, Actions(group.log, by="tester"))
+
+
+def served(feed: Feed, actions: Actions | None = None) -> TestClient:
+    rules = Rules(Hosts("testserver"), Tokens([("admin", TOKEN), ("read", READER)]))
+    return TestClient(Guarded(Starlette(routes=ui_routes(feed, actions)), rules))
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -45,13 +54,15 @@ def test_the_page_is_whole_and_asks_nobody_else(client: TestClient, path: str) -
 
 def test_who_asks_for_no_body_does_not_watch(client: TestClient, feed: Feed) -> None:
     feed.end()
-    assert client.get("/ui/events").status_code == 503
-    answer = client.head("/ui/events")
+    assert client.get("/ui/events").status_code == 401
+    reader = {"Authorization": f"Bearer {READER}"}
+    assert client.get("/ui/events", headers=reader).status_code == 503
+    answer = client.head("/ui/events", headers=reader)
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
 
 
 def test_without_actions_there_is_nothing_to_act_with(feed: Feed) -> None:
-    client = TestClient(Starlette(routes=ui_routes(feed)))
+    client = served(feed)
     assert client.post("/ui/do/pause", json={}, headers=BEARER).status_code == 404
     assert client.post("/ui/preview", json={"node": "a"}, headers=BEARER).status_code == 404
 
@@ -63,6 +74,7 @@ def test_without_actions_there_is_nothing_to_act_with(feed: Feed) -> None:
         pytest.param({}, 401, id="no token"),
         pytest.param({"Authorization": "Bearer "}, 401, id="an empty one"),
         pytest.param({"Authorization": "Bearer wrong"}, 401, id="a wrong one"),
+        pytest.param({"Authorization": f"Bearer {READER}"}, 403, id="one to look"),
         pytest.param({**BEARER, "Origin": "https://elsewhere.example"}, 403, id="a page of elsewhere"),
         pytest.param({**BEARER, "Origin": "null"}, 403, id="a page of nowhere"),
         pytest.param({**BEARER, "Content-Type": "text/plain"}, 415, id="what a form may send"),
@@ -72,11 +84,6 @@ def test_who_may_not_act(client: TestClient, group: Group, path: str, headers: d
     answer = client.post(path, content=b'{"node": "a"}', headers={"Content-Type": "application/json", **headers})
     assert answer.status_code == status
     assert group.log().look().head is None
-
-
-def test_an_empty_token_is_nobodys(group: Group, feed: Feed) -> None:
-    client = TestClient(Starlette(routes=ui_routes(feed, Actions(group.log, by="x"), token="")))
-    assert client.post("/ui/do/pause", json={}, headers={"Authorization": "Bearer "}).status_code == 401
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b"\xff"])

@@ -136,6 +136,30 @@ def test_nothing_goes_to_a_host_that_a_client_names(primary: Primary, writes: st
     assert b"location" not in answer.lower()
 
 
+TOKEN = {"Authorization": "Bearer s3cret"}
+
+
+def test_a_token_goes_to_nodes_that_the_application_named_alone(sites: Sites, primary: Primary) -> None:
+    """Whoever can write to Redis can name another place for the primary."""
+    url = primary.server.url
+    refused = sites.of(standby(url), writes="forward").ask("POST", "/", content=b"1", headers=TOKEN)
+    assert (refused.status_code, refused.json()["error"]) == (503, "primary_unnamed")
+    assert url in refused.json()["detail"]
+    assert "s3cret" not in refused.text
+    elsewhere = sites.of(standby(url), writes="forward", forward_to=["http://node-b:8001"])
+    assert [elsewhere.ask("POST", "/", headers=headers).status_code for headers in (TOKEN, {})] == [503, 503]
+    assert primary.asked == []
+    named = sites.of(standby(url), writes="forward", forward_to=["http://node-b:8001", f"{url}/"])
+    assert named.ask("POST", "/", headers=TOKEN).status_code == 201
+    assert dict(primary.asked[0][2])["authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize("given", ["http://node-b:8001", ["node-b"]])
+def test_nodes_to_forward_to_are_a_list_of_urls(sites: Sites, given: Any) -> None:
+    with pytest.raises(ConfigError, match="forward_to"):
+        sites.of(standby(), writes="forward", forward_to=given)
+
+
 def test_large_bodies_go_through(sites: Sites, primary: Primary) -> None:
     site = sites.of(standby(primary.server.url), writes="forward")
     assert site.ask("PUT", "/", content=b"x" * (3 * MEGABYTE)).status_code == 201

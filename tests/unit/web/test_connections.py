@@ -1,0 +1,319 @@
+"""What a server does not let itself be kept waiting by. Real sockets; the limits are shorter than in earnest."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from replicator.web import connections, server
+from replicator.web.certificate import Certificate
+from replicator.web.server import WebServer
+from tests.support.certificates import Authority
+from tests.support.kv import PATIENCE_S, eventually
+
+HALF = b"GET /hello HTTP/1.1\r\nHost: x\r\nX-"
+
+POST = b"POST /body HTTP/1.1\r\nHost: x\r\n"
+
+
+class Site:
+    """Some routes, and what became of the requests for them."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.bodies: list[int | str] = []
+        self.streamed = 0
+        self.ended = threading.Event()
+        routes = [
+            Route("/hello", self.hello),
+            Route("/body", self.body, methods=["POST"]),
+            Route("/deaf", self.deaf, methods=["POST"]),
+            Route("/waits", self.waits),
+            Route("/long", self.long),
+        ]
+        self.app = Starlette(routes=routes)
+
+    async def hello(self, request: Request) -> Response:
+        return PlainTextResponse("hello")
+
+    async def body(self, request: Request) -> Response:
+        try:
+            self.bodies.append(len(await request.body()))
+        except ClientDisconnect:
+            self.bodies.append("gone")
+        return PlainTextResponse("had it")
+
+    async def deaf(self, request: Request) -> Response:
+        """It answers without reading."""
+        return PlainTextResponse("no", 401)
+
+    async def waits(self, request: Request) -> Response:
+        self.begun.set()
+        while not self.go_on.is_set():
+            await asyncio.sleep(0.01)
+        return PlainTextResponse("waited")
+
+    async def long(self, request: Request) -> Response:
+        async def pieces() -> Any:
+            try:
+                while True:
+                    self.streamed += 1
+                    yield b"x" * 65536
+                    await asyncio.sleep(0)
+            finally:
+                self.ended.set()
+
+        return StreamingResponse(pieces())
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.5)
+    monkeypatch.setattr(connections, "BODY_S", 0.3)
+    monkeypatch.setattr(connections, "ANSWER_S", 0.3)
+    monkeypatch.setattr(server, "TICKS_PER_S", 1)
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", 1)
+
+
+@contextmanager
+def served(site: Site, monkeypatch: pytest.MonkeyPatch, most: int = 100, **more: Any) -> Iterator[WebServer]:
+    monkeypatch.setattr(server, "connections_max", lambda: most)
+    with WebServer(site.app, **more) as web:
+        yield web
+
+
+def connected(web: WebServer, sends: bytes = b"") -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", web.port), timeout=PATIENCE_S)
+    made.sendall(sends)
+    return made
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """All that still comes, up to the end of the connection."""
+    received = b""
+    try:
+        while part := connection.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    connection.close()
+    return received
+
+
+def hello(web: WebServer, **more: Any) -> str:
+    """What somebody is told who asks, and asks again if this machine was too slow for the limits of a test."""
+
+    def asked() -> str:
+        try:
+            return httpx.get(f"{web.url}/hello", timeout=PATIENCE_S, **more).text
+        except httpx.HTTPError:
+            return ""
+
+    return str(eventually(asked))
+
+
+def held_by(web: WebServer) -> int:
+    assert web._server is not None
+    return len(web._server.connections)
+
+
+def is_over(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+# --- how many ---
+
+
+def test_some_descriptors_are_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def most(limit: int) -> int:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+        return connections.connections_max()
+
+    monkeypatch.setattr(connections, "_descriptors", lambda: 20)
+    assert most(1024) == 1024 - connections.DESCRIPTORS_KEPT - 20
+    assert most(256) == 128 - 20
+    assert most(16) == 1
+    assert most(1_000_000) == most(resource.RLIM_INFINITY) == connections.CONNECTIONS_MAX
+
+
+def test_whoever_only_holds_connections_loses_them_to_who_asks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(site, monkeypatch, most=10) as web:
+        halves = [connected(web, HALF) for _ in range(40)]
+        assert hello(web) == "hello"
+        assert held_by(web) <= 10
+        assert [hello(web) for _ in range(3)] == ["hello"] * 3
+        eventually(lambda: sum(map(is_over, halves)) >= 30)
+        for half in halves:
+            half.close()
+
+
+def test_a_request_that_is_under_way_makes_room_for_nobody(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(site, monkeypatch, most=1) as web:
+        asked = connected(web, b"GET /waits HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert site.begun.wait(PATIENCE_S)
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"{web.url}/hello")
+        site.go_on.set()
+        assert rest_of(asked).endswith(b"waited")
+        assert hello(web) == "hello"
+
+
+def test_one_that_has_asked_before_stays_longer_than_one_that_never_has(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(site, monkeypatch, most=3) as web:
+        kept = connected(web, b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while not received.endswith(b"hello"):
+            received += kept.recv(65536)
+        halves = [connected(web, HALF) for _ in range(6)]
+        eventually(lambda: sum(map(is_over, halves)) >= 4)
+        kept.setblocking(True)
+        kept.sendall(b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert rest_of(kept).endswith(b"hello")
+        for half in halves:
+            half.close()
+
+
+# --- for how long ---
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    ("sends", "told"),
+    [
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(b"G", b"HTTP/1.1 408 ", id="a letter"),
+        pytest.param(HALF, b"HTTP/1.1 408 ", id="half a head"),
+        pytest.param(POST + b"Content-Length: 9\r\n\r\n1", b"HTTP/1.1 408 ", id="half a body"),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\n", b"HTTP/1.1 408 ",
+            id="half a chunk",
+        ),
+        pytest.param(
+            b"POST /deaf HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1", b"HTTP/1.1 401 ", id="what nobody reads"
+        ),
+        pytest.param(
+            b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\nGET /hel", b"HTTP/1.1 200 ", id="half a head after a whole one"
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_come_is_not_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch, sends: bytes, told: bytes
+) -> None:
+    with served(site, monkeypatch) as web:
+        received = rest_of(connected(web, sends))
+        assert received.startswith(told)
+        assert bool(received) == bool(told)
+        assert hello(web) == "hello"
+
+
+@pytest.mark.usefixtures("short")
+def test_one_that_trickles_is_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte a moment keeps no head and no body alive."""
+    heads = (
+        b"GET /hello HTTP/1.1\r\nHost: x\r\nX-: ",
+        POST + b"Content-Length: 9999\r\n\r\n",
+    )
+    with served(site, monkeypatch) as web:
+        for head in heads:
+            connection = connected(web, head)
+            ended = threading.Event()
+
+            def trickle(connection: socket.socket = connection, ended: threading.Event = ended) -> None:
+                while not ended.wait(0.02):
+                    try:
+                        connection.sendall(b"x")
+                    except OSError:
+                        return
+
+            thread = threading.Thread(target=trickle, daemon=True)
+            thread.start()
+            assert rest_of(connection).startswith(b"HTTP/1.1 408 ")
+            ended.set()
+            thread.join()
+    assert site.bodies == ["gone"]
+
+
+@pytest.mark.usefixtures("short")
+def test_a_body_that_comes_fast_enough_may_take_its_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BODY_BYTES_PER_S", 100)
+    monkeypatch.setattr(connections, "BODY_S", 30.0)
+    with served(site, monkeypatch) as web:
+        connection = connected(web, POST + b"Content-Length: 90000\r\nConnection: close\r\n\r\n")
+        for _ in range(9):  # longer than a head may take
+            time.sleep(0.1)
+            connection.sendall(b"x" * 10_000)
+        assert rest_of(connection).endswith(b"had it")
+    assert site.bodies == [90_000]
+
+
+@pytest.mark.usefixtures("short")
+def test_who_waits_for_the_application_is_not_at_fault(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(site, monkeypatch) as web:
+        connection = connected(web, b"GET /waits HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert site.begun.wait(PATIENCE_S)
+        half = connected(web, HALF)
+        rest_of(half)  # so that limit has passed
+        site.go_on.set()
+        assert rest_of(connection).endswith(b"waited")
+
+
+@pytest.mark.usefixtures("short")
+def test_an_answer_that_nobody_takes_is_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(site, monkeypatch) as web:
+        connection = connected(web, b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert site.ended.wait(PATIENCE_S)
+        connection.close()
+
+
+@pytest.mark.usefixtures("short")
+def test_a_handshake_that_is_not_ended_is(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.certificate("a", tmp_path / "cert.pem", tmp_path / "key.pem")
+    certificate = Certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
+    trusted = ssl.create_default_context(cafile=str(authority.ca))
+    with served(site, monkeypatch, most=10, certificate=certificate) as web:
+        halves = [connected(web, b"\x16\x03\x01" if number % 2 else b"") for number in range(30)]
+        assert hello(web, verify=trusted) == "hello"
+        for half in halves:
+            rest_of(half)
+
+
+# --- what they hold ---
+
+
+def test_a_node_has_its_descriptors_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(site, monkeypatch) as web:
+        halves = [connected(web, HALF) for _ in range(5)]
+        eventually(lambda: held_by(web) == 5)
+        for half in halves:
+            half.close()
+        eventually(lambda: held_by(web) == 0)
