@@ -54,8 +54,8 @@ class Hosts:
         )
         (self.etc / "redis-password").write_text(f"{PASSWORD}\n")
         for name in "ab":
-            (self.etc / f"node-{name}.env").write_text(f"REPLICATOR_HTTP={name}:8001\n")
-        (self.etc / "node.env").write_text("REPLICATOR_NAME=c\nREPLICATOR_HTTP=c:8001\n")
+            (self.etc / f"node-{name}.env").write_text(f"REPLICATOR_HTTP={name}:8001\nREPLICATOR_INSECURE=true\n")
+        (self.etc / "node.env").write_text("REPLICATOR_NAME=c\nREPLICATOR_HTTP=c:8001\nREPLICATOR_INSECURE=true\n")
         self.redis = Container(
             host="redis",
             command=["redis-server", "--requirepass", PASSWORD, "--save", "", "--dir", "/data"],
