@@ -201,7 +201,7 @@ def _changes(record: Record) -> Iterator[dict[str, Any]]:
     if record.codec in (CODEC, ACT):
         yield told | {"index": 0, "change": {"codec": record.codec, "body_bytes": len(record.body)}, "key": None}
         return
-    changes = decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+    changes = decode_changes(record.codec, record.payload, record.digest, record.count, id_=str(record.id))
     for index, change in enumerate(changes):
         yield told | {"index": index, "change": change_in(change), "key": key_of(change)}
 

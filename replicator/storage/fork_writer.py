@@ -10,20 +10,29 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replicator.format.codec import SnapshotEncoder
-from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId
+from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId, Writer
+from replicator.format.records import Closed, Opens, PartRecord, seal_part
 from replicator.format.snapshot_parts import Cutter
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.storage import disk
 from replicator.storage.checkpoint_file import GIVEN_UP, Payload, Run, Saved, Staged
 from replicator.storage.database_files import create, discard, unused, utc_now
+from replicator.storage.kept_parts import kept
+
+if TYPE_CHECKING:
+    from replicator.format.sealing import Sealer
+    from replicator.protocol.fold import View
 
 __all__ = ["UNFINISHED", "StateInFork", "copy_database", "finish_fork", "forks_in"]
 
 #: What a node that was killed while it wrote one may have left.
 UNFINISHED = "new.sqlite"
+
+#: In the place of a boot, in what is sealed of a state that no log has.
+_FORK = Writer("fork", "fork")
 
 
 class StateInFork(NamedTuple):
@@ -57,12 +66,21 @@ def forks_in(data_dir: Path) -> tuple[int, float]:
 
 
 def finish_fork(
-    draft: Path, saved: Saved, reason: str, parted_id: RecordId, of_state: StateInFork | None = None
+    draft: Path,
+    saved: Saved,
+    reason: str,
+    parted_id: RecordId,
+    of_state: StateInFork | None = None,
+    *,
+    opens: Opens = None,
 ) -> Path:
-    """Make a fork of the copy of what is `saved`; the file in which it is, on the disk when this returns."""
+    """Make a fork of the copy of what is `saved`; the file in which it is, on the disk when this returns.
+
+    `opens`: what seals the state, if the group has a key.
+    """
     with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         if of_state is not None:
-            _write_state(copy, saved, of_state)
+            _write_state(copy, saved, of_state, opens)
         _write_reason(copy, reason, parted_id)
     at = saved.view.position.id if saved.view else ZERO_ID
     path = unused(draft.with_name(f"{utc_now()}-{at}.sqlite"))
@@ -75,7 +93,7 @@ def _write_reason(db: sqlite3.Connection, reason: str, parted_id: RecordId) -> N
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("reason", reason), ("parted_id", str(parted_id))])
 
 
-def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork) -> None:
+def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork, opens: Opens) -> None:
     """Put the state in the place of the snapshot and the changes that the copy has."""
     assert saved.view is not None
     encoder = SnapshotEncoder(most=of_state.snapshot_bytes_max, ledger=of_state.ledger)
@@ -84,12 +102,22 @@ def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork) ->
     db.execute("DELETE FROM change")
     db.execute("DELETE FROM part")
     db.execute("DELETE FROM meta WHERE key = ?", (GIVEN_UP,))
-    for index, body in enumerate(_bodies(encoder, of_state.pieces)):
-        db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, index, body))
-        run = run.with_row(str(index), b"", body)
     view = saved.view._replace(snapshot=None, version=of_state.version)
+    sealer = None if opens is None or isinstance(opens, Closed) else opens.sealer
+    for index, (body, is_last) in enumerate(_marked(_bodies(encoder, of_state.pieces))):
+        row = body if sealer is None else kept(_part(sealer, view, index, body, encoder, is_last=is_last))
+        db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, index, row))
+        run = run.with_row(str(index), b"", row)
     payload = Payload(
-        number, run, view.position, view.changed, encoder.codec, encoder.digest, replaces=False, version=view.version
+        number,
+        run,
+        view.position,
+        view.changed,
+        encoder.codec,
+        encoder.digest,
+        replaces=False,
+        version=view.version,
+        is_sealed=sealer is not None,
     )
     after = saved._replace(
         save=saved.save + 1,
@@ -101,6 +129,39 @@ def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork) ->
     )
     db.execute("UPDATE meta SET value = ? WHERE key = 'saved'", (after.to_bytes(),))
     db.execute("COMMIT")
+
+
+def _marked(bodies: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each with whether it is the last one."""
+    held = next(bodies)
+    for body in bodies:
+        yield held, False
+        held = body
+    yield held, True
+
+
+def _part(
+    sealer: Sealer, view: View, index: int, body: bytes, encoder: SnapshotEncoder, *, is_last: bool
+) -> PartRecord:
+    """The part that is sealed. It can be none of the log: its writer is no boot of a node."""
+    after = view.position
+    return seal_part(
+        writer=_FORK,
+        term=max(1, after.id.term),
+        after=after,
+        n=after.id.n + 1 + index,
+        at=0,
+        codec=encoder.codec,
+        digest=encoder.digest if is_last else "",
+        part=index,
+        parts=index + 1 if is_last else 0,
+        as_of=after,
+        changed=view.changed,
+        replaces=False,
+        body=body,
+        version=view.version,
+        sealer=sealer,
+    )
 
 
 def _bodies(encoder: SnapshotEncoder, pieces: Iterable[Any]) -> Iterator[bytes]:

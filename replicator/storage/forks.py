@@ -215,7 +215,7 @@ def _changes_of(record: ChangeRecord) -> list[Any]:
     if record.codec == ACT:
         return []  # of the group, and not of its application
     if record.codec != CODEC:
-        return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+        return decode_changes(record.codec, record.payload, record.digest, record.count, id_=str(record.id))
     index, count, data = placed(record)
     told: dict[str, Any] = {"part_index": index, "part_count": count, "part_bytes": len(data)}
     if index == 0:
