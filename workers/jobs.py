@@ -30,6 +30,7 @@ from replicator.ops.jobs import queue_name
 from replicator.runtime import checks
 from replicator.runtime.event_log import SPEAKER
 from replicator.runtime.log_output import FORMATS, GroupSpeaker, configure
+from replicator.storage.keyring import sealing_of
 
 from .worker import Worker, work
 
@@ -179,7 +180,9 @@ def _check_redis() -> None:
 
 
 def _log() -> RedisLog:
-    return RedisLog(_setting("REPLICATOR_REDIS"), _setting("REPLICATOR_GROUP"))
+    group = _setting("REPLICATOR_GROUP")
+    sealing = sealing_of(os.environ.get("REPLICATOR_KEY_FILE"), group)
+    return RedisLog(_setting("REPLICATOR_REDIS"), group, sealing=sealing)
 
 
 def _progress() -> Callable[[str], None]:

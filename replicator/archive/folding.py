@@ -239,8 +239,8 @@ class _Patched:
     name = "whole"
     rejected_count = 0
 
-    def __init__(self, directory: Path, snapshot_bytes_max: int) -> None:
-        self._whole = Whole(directory, snapshot_bytes_max=snapshot_bytes_max)
+    def __init__(self, directory: Path, snapshot_bytes_max: int, *, is_private: bool) -> None:
+        self._whole = Whole(directory, snapshot_bytes_max=snapshot_bytes_max, is_private=is_private)
 
     def restore(self, parts: Sequence[PartRecord]) -> None:
         last = parts[-1]
@@ -324,7 +324,7 @@ def _as_patched(
         changes = _count_after(target, snapshot_id)
         raise NeedsClass(target=target.id, count=changes, as_of=snapshot_id)
     directory = Path(stack.enter_context(TemporaryDirectory(prefix="replicator-")))
-    patched = _Patched(directory, kind.most)
+    patched = _Patched(directory, kind.most, is_private=record.is_sealed)
     if kind.parts:
         patched.restore(kind.parts)
     return patched

@@ -98,6 +98,7 @@ _COMMANDS = {
     "restore": "restore",
     "backup": "backup",
     "import": "backup",
+    "key": "key",
     "config": "config_show",
     "completion": "completion",
 }
@@ -117,6 +118,12 @@ FORMAT = click.Choice(FORMATS, case_sensitive=False)
 )
 @click.option(
     "--group", type=NAME, default="registry", show_default=True, envvar="REPLICATOR_GROUP", help="Name of the group."
+)
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    envvar="REPLICATOR_KEY_FILE",
+    help="The keys of the group, if its records are sealed (`replicator key`).",
 )
 @click.option(
     "--config",
@@ -142,7 +149,15 @@ FORMAT = click.Choice(FORMATS, case_sensitive=False)
 )
 @click.version_option(package_name="replicator", prog_name="replicator")
 @click.pass_context
-def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_level: str, log_format: str) -> None:
+def cli(
+    ctx: click.Context,
+    redis: str,
+    group: str,
+    key_file: Path | None,
+    config: Path | None,
+    log_level: str,
+    log_format: str,
+) -> None:
     """Warm standbys through a Redis stream, and failover without a split brain."""
     assert isinstance(ctx.command, click.Group)
     check_environment(ctx.command, ctx.invoked_subcommand or "")
@@ -153,12 +168,14 @@ def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_lev
         ctx.default_map = settings | _of_command(ctx, settings, config)
         redis = _from_file(ctx, settings, "redis", redis)
         group = _from_file(ctx, settings, "group", group)
+        if keys := _from_file(ctx, settings, "key_file", str(key_file or "")):
+            key_file = Path(keys)
         for name, given in (("log_level", log_level), ("log_format", log_format)):
             ctx.params[name] = _choice(name, _from_file(ctx, settings, name, given), ctx)
         log_level, log_format = ctx.params["log_level"], ctx.params["log_format"]
     runs_on = ctx.invoked_subcommand in _RUNS_ON
     configure(log_level, log_format.lower(), otherwise="json" if runs_on else "console")
-    ctx.obj = Settings(redis=redis, group=group)
+    ctx.obj = Settings(redis=redis, group=group, key_file=key_file)
 
 
 def _choice(name: str, text: str, ctx: click.Context) -> str:
@@ -171,7 +188,7 @@ def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
     for name, value in settings.items():
         if name in _COMMANDS and not isinstance(value, dict):
             raise ConfigError(setting=str(config), problem=f"{name} is a command, its settings are a table: [{name}]")
-        if name not in _COMMANDS and name not in ("redis", "group", "log_level", "log_format"):
+        if name not in _COMMANDS and name not in ("redis", "group", "key_file", "log_level", "log_format"):
             raise ConfigError(setting=str(config), problem=f"{name} is not a setting")
     return settings
 

@@ -9,6 +9,7 @@ import click
 from replicator.archive.archiver import Archiver
 from replicator.archive.archiver import Settings as ArchiverSettings
 from replicator.archive.opening import place_of
+from replicator.format.records import CLOSED
 from replicator.runtime.signals import on_end
 
 from .context import Seconds, Settings
@@ -85,5 +86,6 @@ def archive(
         check_contents=check_contents,
     )
     place = place_of(to, make=True)
-    with settings.log() as log:
+    # It looks into no record: an archive of sealed ones needs no key.
+    with settings.log(otherwise=CLOSED) as log:
         Archiver(log, place, wanted).run(stopping)

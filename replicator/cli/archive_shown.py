@@ -21,7 +21,7 @@ from replicator.ops.log_check import Violation
 from replicator.state import ReplicatedState
 from replicator.state.class_name import WHOLE, are_alike
 
-from .context import show_json, table, when
+from .context import given_keys, show_json, table, when
 from .progress import progress_of
 from .state_option import REGISTRY, state_class
 
@@ -65,7 +65,7 @@ class Opened:
 
     def __init__(self, where: str) -> None:
         self.place = place_of(where)
-        self.catalog = Catalog(self.place)
+        self.catalog = Catalog(self.place, keys=given_keys())
 
     def status(self) -> Status | None:
         return read_status(self.place)
@@ -87,7 +87,7 @@ def class_of(given: str, footer: Footer, data_dirs: tuple[Any, ...] = ()) -> str
 
 def _in_checkpoints(group: str, data_dirs: tuple[Any, ...]) -> str:
     for data_dir in data_dirs:
-        with suppress(CheckpointError), copied(data_dir) as stored:
+        with suppress(CheckpointError), copied(data_dir, is_closed=True) as stored:
             if stored.group == group and (found := stored.note("state")):
                 return found
     return ""

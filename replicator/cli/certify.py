@@ -80,6 +80,7 @@ def certify(
                     assumed=_is_default("state"),
                     progress=say,
                     snapshot_bytes_max=snapshot_bytes_max,
+                    keys=settings.keys,
                 )
             if output == "table":
                 click.echo(_text(found))

@@ -63,7 +63,8 @@ def _named(each: Setting) -> str:
 def _of_all(root: click.Context) -> Iterator[Setting]:
     settings: Settings = root.obj
     path, file = root.params["config"], root.default_map or {}
-    values = {"redis": settings.redis, "group": settings.group}
+    key_file = str(settings.key_file) if settings.key_file is not None else None
+    values: dict[str, Any] = {"redis": settings.redis, "group": settings.group, "key_file": key_file}
     values |= {name: root.params[name] for name in ("log_level", "log_format")}
     for name, value in values.items():
         given = root.get_parameter_source(name)

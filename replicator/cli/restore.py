@@ -317,7 +317,7 @@ def restore(
         if to is not None:
             _to_file(folded, to)
         if backup is not None:
-            from_folded(backup, folded, state=kind, snapshot_bytes_max=snapshot_bytes_max)
+            from_folded(backup, folded, state=kind, snapshot_bytes_max=snapshot_bytes_max, keys=settings.keys)
         if load:
             give_to_group(
                 settings, folded.pieces, kind=kind, app=footer.app, version=folded.view.version, expect=expect,

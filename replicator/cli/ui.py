@@ -39,7 +39,9 @@ def ui(settings: Settings, http: str, opens: bool, read_only: bool) -> None:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
         raise ConfigError(setting="ui", problem=problem) from None
     token = "" if read_only else secrets.token_urlsafe(24)
-    with serving(settings.redis, settings.group, http=http, by=operator(), token=token) as url:
+    with serving(
+        settings.redis, settings.group, http=http, by=operator(), token=token, key_file=settings.key_file
+    ) as url:
         whole = f"{url}/ui" if read_only else f"{url}/ui#token={token}"
         click.echo(whole)
         if opens and _has_browser():

@@ -20,6 +20,7 @@ values out: chance is given to it. It needs the package `cryptography`, so only 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -30,8 +31,8 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .ids import TERM_MAX, RecordId, next_term
-from .seals import SEAL_BYTES, Refused
+from .ids import TERM_MAX, ZERO_ID, RecordId, next_term
+from .seals import SEAL_BYTES, SEALED_TEXT, Refused
 
 __all__ = ["KEY_BYTES", "Key", "Keyring", "Sealer", "Sealing"]
 
@@ -49,6 +50,9 @@ _RECORDS_PER_SALT = 2**30
 
 #: How many subkeys are kept at hand. Each boot that wrote something that is read has one.
 _SUBKEYS_MAX = 256
+
+#: In the place of the header of a record.
+_TEXT = b"text"
 
 _NO_DIGEST = bytes(_DIGEST_BYTES)
 
@@ -116,6 +120,10 @@ class Sealer:
         aead = AESGCM(self.key.subkey(b"seal\0" + salt))
         self._prefix, self._encrypt = _MAGIC + self.key.id + salt, aead.encrypt
         self._left = _RECORDS_PER_SALT
+
+    def seal_text(self, text: str) -> str:
+        """A text that others are told, for those who have the key."""
+        return SEALED_TEXT + base64.b64encode(self.seal(ZERO_ID, _TEXT, text.encode(), "")).decode() if text else ""
 
     def sign(self, what: str, text: bytes) -> str:
         """The MAC of this text, as what it is meant: the name of the key, and 64 hex digits."""
@@ -214,12 +222,23 @@ class Sealing:
         """Whether the group's key vouches for this term record: for who takes which term. Raises `Refused`."""
         seal = fields.get("seal")
         if seal is None:
-            return self.check_unsealed()
+            self.check_unsealed()
+            return
         floor, expect, version, key, mac = _claim_parts(seal)
         after = f"{floor}:{expect}:{version}"
         self.verify("term", _claim(fields, after), f"{key}:{mac}", _TERM)
         if fields.get("version", 1) not in (1, int(version)) or not _may_get(id_.term, int(floor), expect):
             raise Refused(_TERM)
+
+    def open_text(self, text: str) -> str:
+        """The inverse of `seal_text`; what is not sealed stays as it is. Raises `Refused`."""
+        if not text.startswith(SEALED_TEXT):
+            return text
+        try:
+            body = base64.b64decode(text.removeprefix(SEALED_TEXT), validate=True)
+            return self.open(ZERO_ID, _TEXT, body)[0].decode()
+        except ValueError:
+            raise Refused(_NOT_OURS) from None
 
     # --- what has no body ---
 

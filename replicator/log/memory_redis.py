@@ -41,6 +41,10 @@ from replicator.protocol.history import HistoryEntry
 __all__ = ["Entry", "MemoryRedis", "MemoryState"]
 
 
+def _heard(told: bytes, beaten_at: int, now_ms: int) -> Heartbeat | None:
+    return Heartbeat.seen(told, beaten_at=beaten_at, now_ms=now_ms)
+
+
 class Entry(NamedTuple):
     """A log entry as Redis stores it."""
 
@@ -388,14 +392,13 @@ class MemoryRedis:
         self._write(requests=(*self.state.requests, GroupRequest(id_, what, node, by)))
         return id_
 
-    def look(self, verified: Callable[[bytes], bytes | None] = lambda told: told) -> GroupView:
-        """`look.lua`, and what `RedisLog` makes of its answer. `verified`: the JSON of a heartbeat, or None if it does
-        not count.
+    def look(self, heard: Callable[[bytes, int, int], Heartbeat | None] = _heard) -> GroupView:
+        """`look.lua`, and what `RedisLog` makes of its answer. `heard`: reads a heartbeat, with its stamp and the clock
+        of Redis.
         """
         state = self.state
         now_ms = self.clock_ms()
-        told = [(node, at, verified(data)) for node, at, data in state.beats]
-        heartbeats = (Heartbeat.seen(data or b"", beaten_at=int(at), now_ms=int(now_ms)) for _, at, data in told)
+        told = {node: heard(data, int(at), int(now_ms)) for node, at, data in state.beats}
         lease = state.running_lease(now_ms)
         marred = state.marred
         head = state.head if state.exists and not state.wrong_head else None
@@ -410,10 +413,10 @@ class MemoryRedis:
             last_id=state.last_id if state.head else ZERO_ID,
             lease_ms=lease_left_ms(lease, state.lease_ms(now_ms)),
             lease=lease,
-            heartbeats={heartbeat.node: heartbeat for heartbeat in heartbeats if heartbeat},
+            heartbeats={heartbeat.node: heartbeat for heartbeat in told.values() if heartbeat},
             now_ms=int(now_ms),
             marred=marred,
-            forged=tuple(sorted(node for node, _, data in told if data is None)),
+            forged=tuple(sorted(node for node, heartbeat in told.items() if heartbeat is None)),
         )
         if marred:
             raise LogUnavailable.marred(look, url="memory:")

@@ -54,6 +54,7 @@ from .replies import (
     request_of,
     sealed_claim,
     signed_ack,
+    told_by,
     vouched_acks,
     wrote_nothing,
 )
@@ -280,17 +281,15 @@ class RedisLog:
         self._answered(lambda: self._other.call(*command, limit=self._limit))
 
     def beat(self, heartbeat: Heartbeat) -> None:
-        told = heartbeat.to_json()
         if (sealing := self._vouching) is not None:
             sealing.refresh()  # once a beat: whoever changed the keys need not tell anybody
-            told = sealing.sealer.sign_json("beat", told) if sealing.sealer is not None else told
         says = "left" if heartbeat.left else "leads" if heartbeat.role == "primary" else ""
         self._run(
             self._other,
             "beat",
             6,
             heartbeat.node,
-            told,
+            told_by(heartbeat, sealing),
             says,
             heartbeat.run,
             heartbeat.term,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from replicator.errors import ConfigError, CorruptRecord, OutcomeUnknown
 from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId
 from replicator.format.records import Opens, Record, parse
+from replicator.format.seals import SEALED_TEXT, Refused
 from replicator.format.term_ends import parse_ends
 from replicator.log.interface import Ack, GroupRequest
 from replicator.log.redis_errors import advice
@@ -258,13 +259,45 @@ def _taken_of(word: str) -> tuple[int, str] | None:
         return None
 
 
+#: What a heartbeat says in words, which may be those of the application.
+_IN_WORDS = ("stalled", "problem", "last_error", "given_up")
+
+_NOT_SHOWN = "what is the matter is sealed: give the group's key file"
+
+
+def told_by(heartbeat: Heartbeat, sealing: Sealing | None) -> bytes:
+    """What a node says of itself, as it goes into the log of its group."""
+    sealer = None if sealing is None else sealing.sealer
+    if sealer is None:
+        return heartbeat.to_json()
+    words: dict[str, Any] = {name: sealer.seal_text(getattr(heartbeat, name)) for name in _IN_WORDS}
+    return sealer.sign_json("beat", heartbeat._replace(**words).to_json())
+
+
 def heartbeat_of(value: bytes, now_ms: int, sealing: Sealing | None) -> Heartbeat | None:
     """The heartbeat; None: it is none, or the group's key does not vouch for it."""
     at, _, data = value.partition(b" ")
-    if sealing is not None:
-        data = sealing.verified_json("beat", data) or b""
     # The stamp is in unix ms of Redis: a number of more digits is none.
-    return Heartbeat.seen(data, beaten_at=int(at), now_ms=now_ms) if at.isdigit() and len(at) < 17 else None
+    return heard(data, int(at), now_ms, sealing) if at.isdigit() and len(at) < 17 else None
+
+
+def heard(data: bytes, beaten_at: int, now_ms: int, sealing: Sealing | None) -> Heartbeat | None:
+    """The inverse of `told_by`."""
+    known = data if sealing is None else sealing.verified_json("beat", data)
+    heartbeat = None if known is None else Heartbeat.seen(known, beaten_at=beaten_at, now_ms=now_ms)
+    if heartbeat is None or SEALED_TEXT.encode() not in data:
+        return heartbeat
+    words: dict[str, Any] = {name: _opened(getattr(heartbeat, name), sealing) for name in _IN_WORDS}
+    return heartbeat._replace(**words)
+
+
+def _opened(text: str, sealing: Sealing | None) -> str:
+    if not text.startswith(SEALED_TEXT):
+        return text
+    try:
+        return _NOT_SHOWN if sealing is None else sealing.open_text(text)
+    except Refused as problem:
+        return str(problem)
 
 
 def forged_in(beats: dict[bytes, bytes], heard: dict[bytes, Heartbeat | None]) -> tuple[str, ...]:

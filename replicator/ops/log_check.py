@@ -46,6 +46,7 @@ RULES = {
     "body": ("every entry is a record, whose body decodes and fits its digest", "it is damaged, or somebody else's"),
     "snapshot": ("parts follow one another, and show a state of their own term", "no node can be rebuilt from it"),
     "head": ("what Redis keeps beside the log is what the log shows", "something wrote past the scripts"),
+    "vouched": ("the group's key vouches for heartbeats and acks", "somebody without the key wrote them"),
     "checkpoint": ("a node has of the log what the log has (G2, G7)", "the node has another history"),
     "state": ("states at equal positions are equal (G6)", "apply() is not deterministic, or a disk lied"),
 }

@@ -23,6 +23,7 @@ from ..runtime.signals import on_end
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
 from ..storage import disk
+from ..storage.keyring import sealing_of
 from .sidecar import Sidecar
 
 __all__ = ["Program", "serve"]
@@ -90,7 +91,7 @@ def serve(
         on_standby=program.on_standby,
         publish_every_s=program.publish_every_s,
     )
-    feed = Feed(lambda: RedisLog(redis, group), told_by=f"node {name}")
+    feed = Feed(lambda: RedisLog(redis, group, sealing=sealing_of(options.key_file, group)), told_by=f"node {name}")
     page = ui_routes(feed)
     served = health_app(node, routes=page) if beside else registry_app(node, routes=page)
     server = WebServer(served, host=host, port=port)

@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from replicator.format.codec import SnapshotEncoder
-from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId, Writer
-from replicator.format.records import Closed, Opens, PartRecord, seal_part
-from replicator.format.snapshot_parts import Cutter
+from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId
+from replicator.format.records import Closed, Opens
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.storage import disk
 from replicator.storage.checkpoint_file import GIVEN_UP, Payload, Run, Saved, Staged
 from replicator.storage.database_files import create, discard, unused, utc_now
-from replicator.storage.kept_parts import kept
-
-if TYPE_CHECKING:
-    from replicator.format.sealing import Sealer
-    from replicator.protocol.fold import View
+from replicator.storage.kept_parts import bodies_of, sealed_parts
 
 __all__ = ["UNFINISHED", "StateInFork", "copy_database", "finish_fork", "forks_in"]
 
 #: What a node that was killed while it wrote one may have left.
 UNFINISHED = "new.sqlite"
-
-#: In the place of a boot, in what is sealed of a state that no log has.
-_FORK = Writer("fork", "fork")
 
 
 class StateInFork(NamedTuple):
@@ -104,8 +96,8 @@ def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork, op
     db.execute("DELETE FROM meta WHERE key = ?", (GIVEN_UP,))
     view = saved.view._replace(snapshot=None, version=of_state.version)
     sealer = None if opens is None or isinstance(opens, Closed) else opens.sealer
-    for index, (body, is_last) in enumerate(_marked(_bodies(encoder, of_state.pieces))):
-        row = body if sealer is None else kept(_part(sealer, view, index, body, encoder, is_last=is_last))
+    bodies = bodies_of(encoder, of_state.pieces)
+    for index, row in enumerate(bodies if sealer is None else sealed_parts(sealer, encoder, bodies, view)):
         db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, index, row))
         run = run.with_row(str(index), b"", row)
     payload = Payload(
@@ -129,44 +121,3 @@ def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork, op
     )
     db.execute("UPDATE meta SET value = ? WHERE key = 'saved'", (after.to_bytes(),))
     db.execute("COMMIT")
-
-
-def _marked(bodies: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Each with whether it is the last one."""
-    held = next(bodies)
-    for body in bodies:
-        yield held, False
-        held = body
-    yield held, True
-
-
-def _part(
-    sealer: Sealer, view: View, index: int, body: bytes, encoder: SnapshotEncoder, *, is_last: bool
-) -> PartRecord:
-    """The part that is sealed. It can be none of the log: its writer is no boot of a node."""
-    after = view.position
-    return seal_part(
-        writer=_FORK,
-        term=max(1, after.id.term),
-        after=after,
-        n=after.id.n + 1 + index,
-        at=0,
-        codec=encoder.codec,
-        digest=encoder.digest if is_last else "",
-        part=index,
-        parts=index + 1 if is_last else 0,
-        as_of=after,
-        changed=view.changed,
-        replaces=False,
-        body=body,
-        version=view.version,
-        sealer=sealer,
-    )
-
-
-def _bodies(encoder: SnapshotEncoder, pieces: Iterable[Any]) -> Iterator[bytes]:
-    cutter = Cutter()
-    for piece in pieces:
-        yield from cutter.feed(encoder.feed(piece))
-    yield from cutter.feed(encoder.finish())
-    yield cutter.finish()

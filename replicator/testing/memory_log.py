@@ -21,7 +21,7 @@ from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, Closed, Opens, PartRecord, Record, parse
 from ..log.interface import Ack, Appending, Batch, Confirmation, HistoryPage, Log, LogSize, Memory
 from ..log.memory_redis import MemoryRedis, MemoryState
-from ..log.replies import sealed_claim, signed_ack, vouched_acks
+from ..log.replies import heard, sealed_claim, signed_ack, told_by, vouched_acks
 from ..protocol.group import Claim, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.history import HistoryEntry
@@ -155,9 +155,7 @@ class MemoryLog:
     def look(self) -> GroupView:
         sealing = self._vouching
         with self._reach():
-            if sealing is None:
-                return self.server.look()
-            return self.server.look(lambda told: sealing.verified_json("beat", told))
+            return self.server.look(lambda told, at, now_ms: heard(told, at, now_ms, sealing))
 
     def groups(self) -> list[str] | None:
         with self._reach():
@@ -182,13 +180,10 @@ class MemoryLog:
             pass
 
     def beat(self, heartbeat: Heartbeat) -> None:
-        told = None
         if (sealing := self._vouching) is not None:
             sealing.refresh()
-            told = heartbeat.to_json()
-            told = sealing.sealer.sign_json("beat", told) if sealing.sealer is not None else told
         with self._reach():
-            self.server.beat(heartbeat, told)
+            self.server.beat(heartbeat, told_by(heartbeat, sealing))
 
     def forget(self, node: str, *, by: str, reason: str = "") -> None:
         with self._reach():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -13,6 +14,7 @@ from ..errors import ConfigError
 from ..log.redis_log import RedisLog
 from ..node.environment import address_of
 from ..runtime import checks
+from ..storage.keyring import sealing_of
 from ..web.server import WebServer
 from .actions import Actions
 from .app import ui_routes
@@ -22,12 +24,15 @@ __all__ = ["serving"]
 
 
 @contextmanager
-def serving(redis: str, group: str, *, http: str, by: str, token: str) -> Iterator[str]:
-    """Serve it, and give its URL. `by`: who acts, for the history. `token`: for the actions; empty: there are none."""
+def serving(redis: str, group: str, *, http: str, by: str, token: str, key_file: Path | None = None) -> Iterator[str]:
+    """Serve it, and give its URL. `by`: who acts, for the history. `token`: for the actions; empty: there are none.
+
+    `key_file`: the keys of the group, if it has some.
+    """
     host, port = _loopback(http)
 
     def log() -> RedisLog:
-        return RedisLog(redis, group)
+        return RedisLog(redis, group, sealing=sealing_of(key_file, group))
 
     feed = Feed(log, told_by="replicator ui", may_act=bool(token))
     actions = Actions(log, by=by) if token else None
