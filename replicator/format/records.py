@@ -309,9 +309,11 @@ def seal_part(
 
 def _sealed_with(sealer: Sealer, id_: RecordId, fields: dict[str, Any], payload: bytes) -> tuple[bytes, bytes]:
     """The header and the body of a sealed record. The digest of its payload is sealed, too."""
-    told = {name: value for name, value in fields.items() if name != "digest"} | {"v": FORMAT_SEALED}
-    header = _header_of(id_, told, payload)
-    return header, sealer.seal(id_, header, payload, fields.get("digest", ""))
+    digest = fields.pop("digest", "")
+    fields["v"] = FORMAT_SEALED
+    header = _header_of(id_, fields, payload)
+    fields["digest"] = digest
+    return header, sealer.seal(id_, header, payload, digest)
 
 
 def _header_of(id_: RecordId, fields: dict[str, Any], payload: bytes) -> bytes:

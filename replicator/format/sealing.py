@@ -273,8 +273,10 @@ class Sealing:
         """A digest as others may see it: equal for equal states, and of no use for guessing what they are.
 
         By the key of the record at which it was taken (its `body`), so that all nodes come to the same while keys
-        change. Raises `Refused`.
+        change. At one that is not sealed it stays what it is. Raises `Refused`.
         """
+        if not body.startswith(_MAGIC):
+            return digest
         return _mac(self.key_of(body), self._group, "digest", digest.encode())[:16].hex()
 
 
