@@ -443,3 +443,28 @@ def test_a_group_gets_its_first_key_while_it_runs(server: RedisServer, tmp_path:
     with b.reading() as state:
         assert state.pushed == ["plain", "sealed"]
     scene.close()
+
+
+def test_nodes_that_run_go_on_with_a_new_key_though_the_old_one_is_lost(server: RedisServer, tmp_path: Path) -> None:
+    keys = key_file(tmp_path / "keys")
+    scene = Scene(f"{server.url}?db=6", tmp_path, keys, group="l")
+    a = scene.start("a")
+    a.promote()
+    b = scene.start("b")
+    eventually(lambda: a.leads)
+    a.submit(push("before"))
+    in_step(a, b)
+    keys.unlink()
+    key_file(keys)
+    (new,) = read_entries(keys)
+    eventually(lambda: all(node._setup.log.sealing.keyring.writes.name == new.name for node in (a, b)))  # type: ignore[union-attr]
+    scene.snapshot()
+    scene.snapshot()
+    a.submit(push("after"))
+    in_step(a, b)
+    b.stop()
+    b = scene.start("b")
+    in_step(a, b)
+    with b.reading() as state:
+        assert state.pushed == ["before", "after"]
+    scene.close()
