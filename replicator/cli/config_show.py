@@ -75,7 +75,11 @@ def _of_all(root: click.Context) -> Iterator[Setting]:
         else:
             source, origin = (FILE, str(path)) if name in file else (DEFAULT, None)
         setting = name.replace("_", "-")
-        yield Setting(command=None, setting=setting, value=masked(name, value), source=source, origin=origin)
+        yield Setting(command=None, setting=setting, value=_shown(name, value), source=source, origin=origin)
+
+
+def _shown(name: str, value: str | None) -> str | None:
+    return None if value is None else masked(name, value)
 
 
 def _of_command(
