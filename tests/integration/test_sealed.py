@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from replicator import CheckpointError, ConfigError, LogUnavailable, NotAcknowledged, PromotionRefused, RecordId, ops
+from replicator import (
+    CheckpointError,
+    ConfigError,
+    Host,
+    LogUnavailable,
+    NotAcknowledged,
+    PromotionRefused,
+    RecordId,
+    ops,
+)
 from replicator.archive import backup
 from replicator.archive.archiver import Archiver, Settings
 from replicator.archive.catalog import Catalog
@@ -416,6 +425,26 @@ def test_a_key_is_replaced_under_load_and_the_old_one_opens_nothing_that_is_left
     with again.reading() as state:
         assert state.pushed[: len(written)] == written
     scene.close()
+
+
+def test_nodes_of_a_host_have_each_the_keys_of_its_own_group(server: RedisServer, tmp_path: Path) -> None:
+    url, files = f"{server.url}?db=7", {name: key_file(tmp_path / name) for name in ("g1", "g2")}
+    with Host(url) as host:
+        nodes = {
+            group: host.node(KV(), group=group, name="a", data_dir=tmp_path / f"{group}-a", key_file=keys)
+            for group, keys in files.items()
+        }
+        for group, node in nodes.items():
+            node.promote()
+            node.submit(push(f"{MARKER} {group}"))
+    assert files_with(tmp_path, MARKER) == []
+    for group, keys in files.items():
+        scene = Scene(url, tmp_path / f"of-{group}", keys, group=group)
+        a = scene.start("b")
+        eventually(lambda a=a: a.position.id.n == 2)  # type: ignore[misc]
+        with a.reading() as state:
+            assert state.pushed == [f"{MARKER} {group}"]
+        scene.close()
 
 
 def test_a_group_gets_its_first_key_while_it_runs(server: RedisServer, tmp_path: Path) -> None:
