@@ -31,7 +31,7 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .ids import TERM_MAX, ZERO_ID, RecordId, next_term
+from .ids import ZERO_ID, RecordId, next_term
 from .seals import SEAL_BYTES, SEALED_TEXT, Refused
 
 __all__ = ["KEY_BYTES", "Key", "Keyring", "Sealer", "Sealing"]
@@ -133,12 +133,12 @@ class Sealer:
         """The same in a JSON object that was encoded: as its last member."""
         return encoded[:-1] + b',"mac":"' + self.sign(what, encoded).encode() + b'"}'
 
-    def sign_claim(self, fields: Mapping[str, Any], *, floor: int, expect: int | None) -> str:
+    def sign_claim(self, fields: Mapping[str, Any], *, floor: int, expect: int) -> str:
         """What vouches for a claim to a term, whose record will have these fields, for whoever reads that record.
 
         `floor`, `expect`: what the claimant knows of terms. They decide, with Redis, which one it gets.
         """
-        after = f"{floor}:{'' if expect is None else expect}:{fields.get('version', 1)}"
+        after = f"{floor}:{expect}:{fields.get('version', 1)}"
         return f"{after}:{self.sign('term', _claim(fields, after))}"
 
 
@@ -227,7 +227,7 @@ class Sealing:
         floor, expect, version, key, mac = _claim_parts(seal)
         after = f"{floor}:{expect}:{version}"
         self.verify("term", _claim(fields, after), f"{key}:{mac}", _TERM)
-        if fields.get("version", 1) not in (1, int(version)) or not _may_get(id_.term, int(floor), expect):
+        if fields.get("version", 1) not in (1, int(version)) or not _may_get(id_.term, int(floor), int(expect)):
             raise Refused(_TERM)
 
     def open_text(self, text: str) -> str:
@@ -299,7 +299,7 @@ def _claim(fields: Mapping[str, Any], after: str) -> bytes:
 
 def _claim_parts(seal: object) -> list[str]:
     parts = seal.split(":") if isinstance(seal, str) else []
-    known = len(parts) == 5 and all(map(_is_number, (parts[0], parts[1] or "0", parts[2])))
+    known = len(parts) == 5 and all(map(_is_number, parts[:3]))
     if not known:
         raise Refused(_TERM)
     return parts
@@ -309,12 +309,10 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 17
 
 
-def _may_get(term: int, floor: int, expect: str) -> bool:
+def _may_get(term: int, floor: int, expect: int) -> bool:
     """Whether the script may have given this term to a claim: the next one above what was known, or that of a new era.
 
     So a claim that is sent again later, by somebody else, leads to a term that is over already.
     """
-    if not expect:
-        return floor < term <= TERM_MAX
-    known = {floor, max(floor, int(expect))}
+    known = {floor, max(floor, expect)}
     return any(term == next_term(each, new_run=new_run) for each in known for new_run in (False, True))

@@ -52,7 +52,7 @@ from .replies import (
     parse_entries,
     reply_of,
     request_of,
-    sealed_claim,
+    sealed_promotion,
     signed_ack,
     told_by,
     vouched_acks,
@@ -212,7 +212,10 @@ class RedisLog:
 
     def promote(self, claim: Claim) -> Reply:
         if (sealing := self._vouching) is not None:
-            claim = sealed_claim(claim, sealing)
+            return sealed_promotion(claim, sealing, self.look, self._promote)
+        return self._promote(claim)
+
+    def _promote(self, claim: Claim) -> Reply:
         args = (
             claim.writer.node,
             claim.writer.boot,

@@ -13,7 +13,7 @@ the script's first write, or at that. Redis 6.2 words errors differently within 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from replicator.format.seals import SEALED_TEXT, Refused
 from replicator.format.term_ends import parse_ends
 from replicator.log.interface import Ack, GroupRequest
 from replicator.log.redis_errors import advice
-from replicator.protocol.group import Claim, Code, Head, Reply
+from replicator.protocol.group import Claim, Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.history import HistoryEntry
 
@@ -306,16 +306,34 @@ def forged_in(beats: dict[bytes, bytes], heard: dict[bytes, Heartbeat | None]) -
     return tuple(sorted(name.decode("utf-8", "replace") for name in names))
 
 
-def sealed_claim(claim: Claim, sealing: Sealing) -> Claim:
-    """The claim with what vouches for it; a dash: the group's keys say that nothing is sealed (any more)."""
+#: How often a claim that does not depend on the term is made anew for another one.
+CLAIMS_MAX = 5
+
+
+def sealed_promotion(
+    claim: Claim, sealing: Sealing, look: Callable[[], GroupView], send: Callable[[Claim], Reply]
+) -> Reply:
+    """Send a claim with what vouches for it. That is for one term: one that takes whichever comes next is made anew
+    until it is that one.
+    """
+    for _ in range(CLAIMS_MAX):
+        for_one = claim if claim.expect is not None else replace(claim, expect=look().term)
+        reply = send(_sealed_claim(for_one, sealing))
+        if claim.expect is not None or reply.code is not Code.CONFLICT:
+            break
+    return reply
+
+
+def _sealed_claim(claim: Claim, sealing: Sealing) -> Claim:
+    """A dash: the group's keys say that nothing is sealed (any more)."""
     if sealing.sealer is None:
         return replace(claim, seal="-")
     writer = claim.writer
-    fields = {"node": writer.node, "boot": writer.boot, "by": claim.by, "reason": claim.reason}
+    told: dict[str, Any] = {"node": writer.node, "boot": writer.boot, "by": claim.by, "reason": claim.reason}
     if claim.skip != ZERO_ID:
-        fields["skip"] = str(claim.skip)
-    told: dict[str, Any] = {**fields, "version": claim.version}
-    return replace(claim, seal=sealing.sealer.sign_claim(told, floor=claim.floor, expect=claim.expect))
+        told["skip"] = str(claim.skip)
+    told["version"] = claim.version
+    return replace(claim, seal=sealing.sealer.sign_claim(told, floor=claim.floor, expect=claim.expect or 0))
 
 
 def pairs_of(flat: list[Any]) -> dict[bytes, bytes]:

@@ -21,7 +21,7 @@ from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, Closed, Opens, PartRecord, Record, parse
 from ..log.interface import Ack, Appending, Batch, Confirmation, HistoryPage, Log, LogSize, Memory
 from ..log.memory_redis import MemoryRedis, MemoryState
-from ..log.replies import heard, sealed_claim, signed_ack, told_by, vouched_acks
+from ..log.replies import heard, sealed_promotion, signed_ack, told_by, vouched_acks
 from ..protocol.group import Claim, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.history import HistoryEntry
@@ -82,7 +82,10 @@ class MemoryLog:
 
     def promote(self, claim: Claim) -> Reply:
         if (sealing := self._vouching) is not None:
-            claim = sealed_claim(claim, sealing)
+            return sealed_promotion(claim, sealing, self.look, self._promote)
+        return self._promote(claim)
+
+    def _promote(self, claim: Claim) -> Reply:
         with self._reach():
             return self.server.promote(claim)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from replicator import Node
+from replicator import CorruptRecord, Node
+from replicator.format.records import parse
 from replicator.log.replies import heard
 from tests.support.kv import KV, Group, eventually, in_step, push
 from tests.support.opaque import Text, has
@@ -86,3 +87,18 @@ def test_a_node_without_a_key_stops_before_the_first_sealed_record(group: Group,
     problem = eventually(lambda: b.problem)
     assert "it is sealed, and no key was given: give the group's key file" in problem
     assert b.position.id.n <= 1
+
+
+def test_a_term_that_is_taken_by_force_is_vouched_for_and_for_that_term_alone(group: Group, keys: Path) -> None:
+    a = group.primary(key_file=keys)
+    b = group.node("b", key_file=keys)
+    in_step(a, b)
+    term = b.promote(force=True)
+    eventually(lambda: a.term == b.term == term)
+    in_step(a, b)
+    header = next(entry.header for entry in group.server.state.entries if entry.id.term == term)
+    opens = a._setup.log.sealing
+    assert parse(f"{term}-2", header, b"", opens).node == "b"
+    for later in (term + 1, term + 7):
+        with pytest.raises(CorruptRecord, match="whoever took this term had not the group's key"):
+            parse(f"{later}-2", header, b"", opens)
