@@ -33,7 +33,7 @@ from replicator.sandbox.redis_server import RedisServer
 from replicator.storage import forks
 from replicator.storage.fork_writer import StateInFork
 from replicator.storage.keyring import Entry, KeyFile, changed, dropped, new_key, read_entries, write_entries
-from tests.support.kv import KV, document, eventually, in_step, in_thread, push, put
+from tests.support.kv import KV, document, eventually, in_step, in_thread, push, pushed, put
 from tests.support.sealed import MARKER, Entries, Intruder, Scene, key_file
 
 
@@ -368,6 +368,29 @@ def test_a_forged_heartbeat_and_a_forged_ack_count_for_nothing_and_are_named(pla
         certify(scene.log(), make_state=KV)
     intruder.redis.delete(intruder.key("acks"))
     certify(scene.log(), make_state=KV)
+
+
+def test_a_group_in_whose_log_somebody_wrote_is_founded_anew_from_what_its_nodes_have(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    url = f"{server.url}?db=8"
+    scene, intruder = Scene(url, tmp_path, key_file(tmp_path / "keys"), group="w"), Intruder(url, "w")
+    a = scene.start("a", beat_every_s=0.2)
+    a.promote()
+    b = scene.start("b", beat_every_s=0.2)
+    eventually(lambda: a.leads)
+    a.submit(push("kept"), ack="applied:1")
+    in_step(a, b)
+    entries = intruder.entries()
+    repeat_the_last(entries, [])
+    intruder.put(entries)
+    eventually(lambda: "forged" in b.problem)
+    intruder.redis.delete(intruder.key("head"))
+    ops.recover(scene.log(), by="test")
+    in_step(a, b)
+    assert a.problem == b.problem == ""
+    assert pushed(a) == pushed(b) == ["kept"]
+    scene.close()
 
 
 # --- other keys ------------------------------------------------------------------------------------------------------
