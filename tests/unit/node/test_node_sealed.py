@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from replicator import CorruptRecord, Node
+from replicator import CorruptRecord, Node, ops
 from replicator.format.records import parse
 from replicator.log.replies import heard
 from tests.support.kv import KV, Group, eventually, in_step, push
@@ -102,3 +102,12 @@ def test_a_term_that_is_taken_by_force_is_vouched_for_and_for_that_term_alone(gr
     for later in (term + 1, term + 7):
         with pytest.raises(CorruptRecord, match="whoever took this term had not the group's key"):
             parse(f"{later}-2", header, b"", opens)
+
+
+def test_status_names_a_node_that_has_another_key(group: Group, keys: Path, tmp_path: Path) -> None:
+    a = group.primary(key_file=keys)
+    x = group.node("x", key_file=key_file(tmp_path / "another"))
+    eventually(lambda: x.problem)
+    found = eventually(lambda: ops.status(a._setup.log).problem)
+    assert found.startswith("the group's key does not vouch for what x says")
+    assert "does not have: add that one" in x.problem
