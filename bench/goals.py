@@ -113,15 +113,6 @@ GOALS: Sequence[Goal] = (
         unit="x",
     ),
     Goal(
-        name="submits a second with a key file, against those without",
-        gives="A state that nobody reads who has only Redis costs a tenth of the writes at the most.",
-        of="sealed",
-        figure="submit, sealed per second",
-        against="submit per second",
-        at_least=0.9,
-        unit="x",
-    ),
-    Goal(
         name="a scrape of a node over HTTP, every 10 s: processor time, of one core",
         gives="A node that is watched costs what one costs that is not.",
         of="metrics",

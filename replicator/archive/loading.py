@@ -96,7 +96,7 @@ def publish_by_node(
             node: Node[Any] = Node(
                 state, group=group, name=name, redis=redis, data_dir=directory, app=app, version=version,
                 on_apply_error="reject" if rejects else "stall", verify_every_s=0,
-                snapshot_bytes_max=snapshot_bytes_max, key_file=key_file or "",
+                snapshot_bytes_max=snapshot_bytes_max, key_file=key_file,
             )  # fmt: skip
             with node:
                 position = _published(

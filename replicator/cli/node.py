@@ -109,7 +109,7 @@ def node(
         http=http,
         advertise=advertise,
         app=app,
-        options=NodeOptions(**_those_of(NodeOptions, given), key_file=settings.key_file or ""),
+        options=NodeOptions(**_those_of(NodeOptions, given), key_file=settings.key_file),
         program=Program(**_those_of(Program, given)),
     )
     if asked == "restart":

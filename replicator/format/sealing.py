@@ -24,6 +24,7 @@ import base64
 import hashlib
 import hmac
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -47,6 +48,9 @@ _BEGINS = _SALT_END + _NONCE_BYTES
 
 #: So many records under one subkey: then two equal nonces among them are as unlikely as 2^-37.
 _RECORDS_PER_SALT = 2**30
+
+#: How many nonces are drawn in one go.
+_NONCES_AT_ONCE = 256
 
 #: How many subkeys are kept at hand. Each boot that wrote something that is read has one.
 _SUBKEYS_MAX = 256
@@ -95,31 +99,41 @@ class Keyring(NamedTuple):
 
 
 class Sealer:
-    """Seals for one group, with one key."""
+    """Seals for one group, with one key. `random`: gives so many random bytes. Any number of threads may seal."""
 
     def __init__(self, key: Key, group: str, random: Callable[[int], bytes]) -> None:
         self.key = key
         self._group = group
+        self._place = _place_in(group)
         self._random = random
-        self._left = 0
-        self._prefix = b""
-        self._encrypt: Callable[[bytes, bytes, bytes], bytes]
+        self._salt_left = 0
+        #: Drawn ahead: asking for each takes as long as to encrypt. Taking one is one step, so no two threads get it.
+        self._nonces: deque[bytes] = deque()
+        #: What a body begins with, and what encrypts under the subkey of the salt in that: read in one step.
+        self._now: tuple[bytes, Callable[[bytes, bytes, bytes], bytes]]
 
     def seal(self, id_: RecordId, header: bytes, payload: bytes, digest: str) -> bytes:
         """The body of the record with this id and header. `digest`: of the payload, 32 hex digits; empty: none."""
-        if not self._left:
-            self._begin()
-        self._left -= 1
-        nonce = self._random(_NONCE_BYTES)
+        try:
+            nonce = self._nonces.popleft()
+        except IndexError:
+            nonce = self._draw()
         told = bytes.fromhex(digest) if digest else _NO_DIGEST
-        return self._prefix + nonce + self._encrypt(nonce, told + payload, _place(self._group, id_, header))
+        begins, encrypt = self._now
+        return begins + nonce + encrypt(nonce, told + payload, self._place + b"%d-%d\0" % id_ + header)
 
-    def _begin(self) -> None:
-        # Two threads that come here at once draw two salts, and one of them is used: either is right.
-        salt = self._random(_SALT_BYTES)
-        aead = AESGCM(self.key.subkey(b"seal\0" + salt))
-        self._prefix, self._encrypt = _MAGIC + self.key.id + salt, aead.encrypt
-        self._left = _RECORDS_PER_SALT
+    def _draw(self) -> bytes:
+        if self._salt_left <= 0:
+            # Two threads that come here at once draw two salts, and one of them is used: either is right.
+            salt = self._random(_SALT_BYTES)
+            aead = AESGCM(self.key.subkey(b"seal\0" + salt))
+            self._now = _MAGIC + self.key.id + salt, aead.encrypt
+            self._salt_left = _RECORDS_PER_SALT
+        self._salt_left -= _NONCES_AT_ONCE
+        drawn = self._random(_NONCE_BYTES * _NONCES_AT_ONCE)
+        nonce, *more = (drawn[at : at + _NONCE_BYTES] for at in range(0, len(drawn), _NONCE_BYTES))
+        self._nonces.extend(more)
+        return nonce
 
     def seal_text(self, text: str) -> str:
         """A text that others are told, for those who have the key."""
@@ -157,6 +171,7 @@ class Sealing:
         reload: Callable[[], Keyring | None] = lambda: None,
     ) -> None:
         self._group = group
+        self._place = _place_in(group)
         self._random = random
         self._reload = reload
         self._subkeys: dict[bytes, AESGCM] = {}
@@ -184,9 +199,8 @@ class Sealing:
             raise Refused("its body is not a sealed one")
         subkey = self._subkeys.get(body[len(_MAGIC) : _SALT_END]) or self._subkey(body)
         try:
-            opened = subkey.decrypt(
-                body[_SALT_END:_BEGINS], memoryview(body)[_BEGINS:], _place(self._group, id_, header)
-            )
+            place = self._place + b"%d-%d\0" % id_ + header
+            opened = subkey.decrypt(body[_SALT_END:_BEGINS], memoryview(body)[_BEGINS:], place)
         except InvalidTag:
             raise Refused(_NOT_OURS) from None
         digest = opened[:_DIGEST_BYTES]
@@ -280,8 +294,9 @@ class Sealing:
         return _mac(self.key_of(body), self._group, "digest", digest.encode())[:16].hex()
 
 
-def _place(group: str, id_: RecordId, header: bytes) -> bytes:
-    return b"replicator\0%b\0%d-%d\0%b" % (group.encode(), id_.term, id_.n, header)
+def _place_in(group: str) -> bytes:
+    """What a place begins with: then come the id and the header. No name of a group has a zero byte in it."""
+    return b"replicator\0%b\0" % group.encode()
 
 
 def _mac(key: Key, group: str, what: str, text: bytes) -> bytes:

@@ -84,7 +84,7 @@ _KEYWORDS: Mapping[str, Callable[[str], Any]] = {
 VARIABLES = tuple(variable(setting) for setting in (*_KEYWORDS, "http", "advertise"))
 
 #: A name that is as like one of these was meant to be it; those of other programs of ours are less so.
-_NEAR = 0.7
+_NEAR = 0.71
 
 #: Settings of several nodes at a time (REPLICATOR_HTTP_A), as the dev stack has them.
 _OF_ONE_OF_SEVERAL = re.compile(r".*_[A-Z0-9]")

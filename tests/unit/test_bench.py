@@ -177,7 +177,7 @@ def test_fenced_append(setting: Setting) -> None:
 
 
 def test_sealed(setting: Setting) -> None:
-    figures = _figures("sealed", sealed.measure(setting, sealed.Sizes(rounds=2, seconds=0.05)))
+    figures = sealed.measure(setting, sealed.Sizes(rounds=2, seconds=0.05)).figures
     for case in (sealed.PLAIN, sealed.SEALED, sealed.MANY, sealed.MANY_SEALED):
         assert figures[f"{case} cpu us"] > 0
 
