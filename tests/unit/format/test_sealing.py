@@ -245,3 +245,13 @@ def test_nodes_blind_a_digest_alike_whichever_key_they_write_with() -> None:
     assert old.blinded("d" * 32, marker.body) == new.blinded("d" * 32, marker.body) != "d" * 32
     assert old.blinded("e" * 32, marker.body) != old.blinded("d" * 32, marker.body)
     assert sealing(None, KEY, takes_unsealed=True).blinded("d" * 32, b"[]") == "d" * 32
+
+
+@given(st.text(max_size=120) | st.from_regex(r"[0-9]{0,18}:[0-9]{0,18}:[0-9]{0,3}:[0-9a-f]{0,9}:[0-9a-f]{0,66}"))
+def test_whatever_else_stands_in_the_place_of_a_mac_is_refused(text: str) -> None:
+    assert not sealing().vouches("ack", b"x", text)
+    assert not sealing().vouches("ack", b"x", f"{KEY.name}:{text}")
+    with pytest.raises(CorruptRecord):
+        parse("6-1", term_record(text), b"", sealing())
+    with pytest.raises(Refused):
+        sealing().open_text("sealed:" + text)
