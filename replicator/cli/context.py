@@ -164,6 +164,11 @@ class Settings:
     def keys(self) -> KeyFile | None:
         return None if self.key_file is None else KeyFile(self.key_file)
 
+    def check_plain(self, command: str) -> None:
+        """Refuse a key for what makes a group of its own, which seals nothing. Raises `ConfigError`."""
+        if self.key_file is not None:
+            raise ConfigError(setting="key_file", problem=f"the group of `{command}` seals nothing: leave the key away")
+
     @property
     def sealing(self) -> Sealing | None:
         """What seals and opens for the group."""

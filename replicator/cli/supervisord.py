@@ -69,6 +69,8 @@ def supervisord(
         for name, value in given.items()
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
+    if settings.key_file is not None:
+        shared["key_file"] = str(settings.key_file.resolve())
     place_of(settings.redis)
     if shown(settings.redis) != settings.redis:
         del shared["redis"]  # a secret

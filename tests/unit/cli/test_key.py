@@ -65,3 +65,18 @@ def test_a_file_that_is_there_is_kept(path: Path) -> None:
     before = path.read_bytes()
     assert run(path, "new").exit_code == 2
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["dev", "drill"])
+def test_a_group_that_seals_nothing_takes_no_key(path: Path, command: str) -> None:
+    run(path, "new")
+    told = CliRunner().invoke(cli, ["--key-file", str(path), command])
+    assert (told.exit_code, "seals nothing" in told.stderr) == (2, True)
+
+
+def test_the_file_for_supervisord_names_it(path: Path) -> None:
+    run(path, "new")
+    told = CliRunner().invoke(
+        cli, ["--group", "g", "--key-file", str(path), "supervisord", "--nodes", "a", "--", "python"]
+    )
+    assert f'REPLICATOR_KEY_FILE="{path}"' in told.stdout
