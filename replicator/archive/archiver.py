@@ -130,7 +130,7 @@ class Archiver:
 
     def begin(self) -> None:
         """Check what is there, and find out where it ends. The caller holds the place. Raises what `run` raises."""
-        self._catalog = Catalog(self._place)
+        self._catalog = Catalog(self._place, is_closed=True)
         report = check(self._catalog, contents=self._settings.check_contents, group=self._log.group)
         newest = self._catalog.newest
         if newest is None:

@@ -6,6 +6,9 @@
     tail          the length of the facts (4 bytes), xxh3-128 of body and facts (16 bytes), "RPLBAKZ\\n"
 
 It is read to its end before anything is done with it.
+
+In a group that has a key (docs/sealed.md) the body has its sealed parts one after the other, each preceded by its
+length (4 bytes), and the digest is sealed with the last one. The facts are not sealed, and say `"format": 2`.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..replica.ledger import Ledger
 from ..storage import disk
+from ..storage.kept_parts import bodies_of, kept, opened_part, sealed_parts
+from ..storage.keyring import Keys
 from .errors import ArchiveUnavailable, BackupDamaged
 from .folding import Folded
 
@@ -65,6 +70,7 @@ class Facts:
     codec: str = ""
     digest: str = ""
     body_bytes: int = 0
+    sealed: bool = False
 
     @property
     def id(self) -> RecordId:
@@ -73,14 +79,21 @@ class Facts:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Its names are a contract."""
         told = asdict(self)
-        del told["at"], told["changed"]
+        del told["at"], told["changed"], told["sealed"]
         return told | {"position": str(self.id), "written_at": self.at, "app": self.app or None}
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def from_folded(path: Path, folded: Folded, *, state: str, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Facts:
+def from_folded(
+    path: Path,
+    folded: Folded,
+    *,
+    state: str,
+    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    keys: Keys | None = None,
+) -> Facts:
     """Write a state of an archive to a file, whole or not at all. Raises `ArchiveUnavailable` (the disk refuses)."""
     footer = folded.target.lineage.footer(folded.target.segment)
     facts = Facts(
@@ -96,12 +109,11 @@ def from_folded(path: Path, folded: Folded, *, state: str, snapshot_bytes_max: i
     )
     encoder = SnapshotEncoder(most=snapshot_bytes_max, ledger=folded.ledger)
 
-    def body() -> Iterator[bytes]:
-        for piece in folded.pieces():
-            yield encoder.feed(piece)
-        yield encoder.finish()
-
-    return _written(path, body(), lambda: facts, lambda: (encoder.codec, encoder.digest))
+    bodies = bodies_of(encoder, folded.pieces())
+    if keys is not None and (sealer := keys.of(footer.group).sealer) is not None:
+        facts = replace(facts, sealed=True)
+        bodies = _framed(sealed_parts(sealer, encoder, bodies, folded.view))
+    return _written(path, bodies, lambda: facts, lambda: (encoder.codec, encoder.digest))
 
 
 def newest_state(
@@ -147,7 +159,15 @@ def from_log(path: Path, log: Log, *, as_of: RecordId, state: str) -> Facts:
         at=parts[0].at,
         made_at=int(time.time() * 1000),
     )
-    return _written(path, (part.body for part in parts), lambda: facts, lambda: (last.codec, last.digest))
+    if not last.is_sealed:
+        return _written(path, (part.body for part in parts), lambda: facts, lambda: (last.codec, last.digest))
+    facts = replace(facts, sealed=True)
+    return _written(path, _framed(map(kept, parts)), lambda: facts, lambda: (last.codec, last.digest))
+
+
+def _framed(rows: Iterable[bytes]) -> Iterator[bytes]:
+    for row in rows:
+        yield len(row).to_bytes(4, "big") + row
 
 
 def _parts(log: Log, as_of: RecordId) -> list[PartRecord]:
@@ -181,7 +201,9 @@ def _written(
                 file.write(chunk)
             name, digest = codec()
             done = replace(facts(), codec=name, digest=digest, body_bytes=size)
-            told = orjson.dumps({"format": 1, **asdict(done)})
+            fields = asdict(done)
+            is_sealed = fields.pop("sealed")
+            told = orjson.dumps({"format": 1, **fields, **({"format": 2, "digest": ""} if is_sealed else {})})
             hashed.update(told)
             file.write(told + _TAIL.pack(len(told), hashed.digest(), _END))
         disk.publish(draft, path)
@@ -198,7 +220,10 @@ def _written(
 class Backup:
     """A backup that was read to its end, and is whole: `opened` gives it."""
 
-    def __init__(self, path: Path, file: IO[bytes], facts: Facts, snapshot_bytes_max: int) -> None:
+    def __init__(
+        self, path: Path, file: IO[bytes], facts: Facts, snapshot_bytes_max: int, keys: Keys | None = None
+    ) -> None:
+        self._keys = keys
         self.path = path
         self.facts = facts
         self._file = file
@@ -208,22 +233,41 @@ class Backup:
         """See `State.snapshot`. Raises `BackupDamaged`."""
         facts = self.facts
         decoder = SnapshotDecoder(facts.codec, facts.digest, id_=str(facts.id), most=self._most)
+        bodies = _body(self._file, facts.body_bytes)
         try:
-            yield from decoder.pieces(_body(self._file, facts.body_bytes))
+            yield from decoder.pieces(self._opened(bodies, decoder) if facts.sealed else bodies)
             Ledger.of(decoder.ledger, id_=str(facts.id))
         except CorruptRecord as problem:
             raise BackupDamaged(path=self.path, problem=problem) from None
 
+    def _opened(self, chunks: Iterator[bytes], decoder: SnapshotDecoder) -> Iterator[bytes]:
+        """The payloads of sealed parts; the last one tells the digest."""
+        opens = None if self._keys is None else self._keys.of(self.facts.group)
+        held = bytearray()
+        part = 0
+        for chunk in chunks:
+            held += chunk
+            while len(held) >= 4 and len(held) >= (end := 4 + int.from_bytes(held[:4], "big")):
+                payload, decoder.digest = opened_part(bytes(held[4:end]), part, opens, what="a part of it")
+                del held[:end]
+                part += 1
+                yield payload
+        if held:
+            raise BackupDamaged(path=self.path, problem="it ends within a part")
+
 
 @contextmanager
-def opened(path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Backup]:
-    """The backup in that file, once all of it was read and is right. Raises `BackupDamaged`, `ConfigError`."""
+def opened(path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX, keys: Keys | None = None) -> Iterator[Backup]:
+    """The backup in that file, once all of it was read and is right. Raises `BackupDamaged`, `ConfigError`.
+
+    `keys`: those of its group, if it has some.
+    """
     try:
         file = path.open("rb")
     except OSError as error:
         raise ConfigError(setting="FILE", problem=f"{path} cannot be read: {error.strerror}") from None
     with file:
-        backup = Backup(path, file, _facts(path, file), snapshot_bytes_max)
+        backup = Backup(path, file, _facts(path, file), snapshot_bytes_max, keys)
         for _ in backup.pieces():
             pass
         yield backup
@@ -266,8 +310,10 @@ def _ends(path: Path, file: IO[bytes], size: int) -> tuple[int, bytes]:
 def _facts_of(path: Path, told: bytes, body_bytes: int) -> Facts:
     try:
         fields = orjson.loads(told)
-        if fields.pop("format") != 1:
+        version = fields.pop("format")
+        if version not in (1, 2):
             raise BackupDamaged(path=path, problem="its format is a later one: update replicator")
+        fields["sealed"] = version == 2
         facts = Facts(**{name: fields[name] for name in Facts.__dataclass_fields__})
         Position.parse(facts.position)
     except (ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..format.ids import ZERO_ID, Position, RecordId
-from ..format.records import Record
+from ..format.records import CLOSED, Opens, Record
+from ..storage.keyring import Keys
 from .errors import ArchiveDamaged
 from .places import SEGMENT, Place
 from .segment import TAIL_BYTES, Footer, Snapshot, footer_of, records_of, verified
@@ -28,10 +29,15 @@ def name_of(timeline: int, number: int) -> str:
 
 
 class Catalog:
-    """The segments at a place, as they were when this was made; `add` those that this process published since."""
+    """The segments at a place, as they were when this was made; `add` those that this process published since.
 
-    def __init__(self, place: Place) -> None:
+    `keys`: those of the groups that have some. `is_closed`: nobody looks into the records.
+    """
+
+    def __init__(self, place: Place, *, keys: Keys | None = None, is_closed: bool = False) -> None:
         self.place = place
+        self._keys = keys
+        self._is_closed = is_closed
         self._footers: dict[str, Footer] = {}
         #: The numbers of the segments of each timeline, in order.
         self.timelines: dict[int, list[int]] = {}
@@ -54,6 +60,12 @@ class Catalog:
                 self.timelines[newest] = [1]
             else:
                 return
+
+    def opens(self, footer: Footer) -> Opens:
+        """What opens the records of the group that this segment is of."""
+        if self._is_closed:
+            return CLOSED
+        return None if self._keys is None else self._keys.of(footer.group)
 
     @property
     def newest(self) -> Footer | None:
@@ -185,7 +197,8 @@ class Lineage:
             footer, upto = self.footer(at), self._places[at][2]
             if chain is not None and footer.prev != chain:
                 raise ArchiveDamaged(name=footer.name, problem="what comes before it is missing")
-            for record in records_of(footer, self._catalog.data(footer), after=after):
+            opens = self._catalog.opens(footer)
+            for record in records_of(footer, self._catalog.data(footer), after=after, opens=opens):
                 if upto is not None and record.id > upto.id:
                     break
                 yield record

@@ -143,7 +143,7 @@ def _records(catalog: Catalog, progress: Progress) -> Iterator[tuple[Footer, Rec
     """Every record of the archive, in order."""
     for timeline in sorted(catalog.timelines):
         for footer in catalog.footers(timeline):
-            for record in records_of(footer, catalog.data(footer)):
+            for record in records_of(footer, catalog.data(footer), opens=catalog.opens(footer)):
                 yield footer, record
         progress(f"timeline {timeline} is whole, up to {footer.end.id}")
 

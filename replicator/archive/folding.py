@@ -222,12 +222,12 @@ class _Snapshot:
             return ()
         last = self.parts[-1]
         decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=self.most)
-        return decoder.pieces(part.body for part in self.parts)
+        return decoder.pieces(part.payload for part in self.parts)
 
     def ledger(self) -> bytes:
         if not self.parts:
             return b""
-        return ledger_in(self.parts[-1].codec, (part.body for part in self.parts), id_=str(self.parts[-1].id))
+        return ledger_in(self.parts[-1].codec, (part.payload for part in self.parts), id_=str(self.parts[-1].id))
 
     def digest(self) -> str:
         return digest_of_pieces(self.pieces(), ledger=_compared(self.ledger()))
@@ -239,12 +239,12 @@ class _Patched:
     name = "whole"
     rejected_count = 0
 
-    def __init__(self, directory: Path, snapshot_bytes_max: int) -> None:
-        self._whole = Whole(directory, snapshot_bytes_max=snapshot_bytes_max)
+    def __init__(self, directory: Path, snapshot_bytes_max: int, *, is_private: bool) -> None:
+        self._whole = Whole(directory, snapshot_bytes_max=snapshot_bytes_max, is_private=is_private)
 
     def restore(self, parts: Sequence[PartRecord]) -> None:
         last = parts[-1]
-        bodies = (part.body for part in parts)
+        bodies = (part.payload for part in parts)
         self._drawn(self._whole.received(last.codec, last.digest, bodies, id_=str(last.id)))
 
     def apply(self, record: ChangeRecord, version: int) -> None:
@@ -283,7 +283,7 @@ class _Applied:
         last = parts[-1]
         self._version = last.version
         decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=self._most)
-        self._called(at_version(self._state.restore, last.version), decoder.pieces(part.body for part in parts))
+        self._called(at_version(self._state.restore, last.version), decoder.pieces(part.payload for part in parts))
         self._ledger = Ledger.of(decoder.ledger, id_=str(last.id))
 
     def apply(self, record: ChangeRecord, version: int) -> None:
@@ -324,7 +324,7 @@ def _as_patched(
         changes = _count_after(target, snapshot_id)
         raise NeedsClass(target=target.id, count=changes, as_of=snapshot_id)
     directory = Path(stack.enter_context(TemporaryDirectory(prefix="replicator-")))
-    patched = _Patched(directory, kind.most)
+    patched = _Patched(directory, kind.most, is_private=record.is_sealed)
     if kind.parts:
         patched.restore(kind.parts)
     return patched

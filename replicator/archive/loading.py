@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..node.node import Node
 from ..protocol import versions
 from ..protocol.group import GroupView
 from ..state import ReplicatedState, State
+from ..storage.keyring import sealing_of
 
 __all__ = ["check_app", "check_version", "publish_by_node"]
 
@@ -73,6 +75,7 @@ def publish_by_node(
     timeout_s: float = 120.0,
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
     progress: Progress = lambda _: None,
+    key_file: Path | None = None,
 ) -> str:
     """Make `pieces` the state of the group, and give the lease back to whoever led. The position that has it.
 
@@ -80,7 +83,7 @@ def publish_by_node(
     what a node raises.
     """
     deadline = time.monotonic() + timeout_s
-    log = RedisLog(redis, group)
+    log = RedisLog(redis, group, sealing=sealing_of(key_file, group))
     name = f"import-{secrets.token_hex(3)}"
     try:
         led = _leader(log)
@@ -93,7 +96,7 @@ def publish_by_node(
             node: Node[Any] = Node(
                 state, group=group, name=name, redis=redis, data_dir=directory, app=app, version=version,
                 on_apply_error="reject" if rejects else "stall", verify_every_s=0,
-                snapshot_bytes_max=snapshot_bytes_max,
+                snapshot_bytes_max=snapshot_bytes_max, key_file=key_file,
             )  # fmt: skip
             with node:
                 position = _published(

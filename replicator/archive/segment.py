@@ -27,7 +27,7 @@ import xxhash
 from ..errors import ConfigError, CorruptRecord
 from ..format.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId
 from ..format.patch import CODEC
-from ..format.records import BODY_BYTES_MAX, ChangeRecord, PartRecord, Record, parse
+from ..format.records import BODY_BYTES_MAX, ChangeRecord, Opens, PartRecord, Record, parse
 from ..format.snapshot_parts import Progress, follow
 from ..state.class_name import WHOLE
 from .errors import ArchiveDamaged
@@ -275,8 +275,10 @@ def verified(name: str, data: bytes) -> Footer:
     return _footer(name, data[at : -_TAIL.size], footer)
 
 
-def records_of(footer: Footer, data: bytes, *, after: RecordId = ZERO_ID) -> Iterator[Record]:
+def records_of(footer: Footer, data: bytes, *, after: RecordId = ZERO_ID, opens: Opens = None) -> Iterator[Record]:
     """The records in a whole file whose ids are above `after`, each of which follows the one before it.
+
+    `opens`: see `parse`.
 
     Raises `ArchiveDamaged` where that is not so, or where they are not those that the footer tells.
     """
@@ -284,7 +286,7 @@ def records_of(footer: Footer, data: bytes, *, after: RecordId = ZERO_ID) -> Ite
     chain = footer.prev if first == 0 else None
     last: Record | None = None
     for block in footer.blocks[first:]:
-        for record in _unpacked(footer.name, data[block.offset :][: block.size]):
+        for record in _unpacked(footer.name, data[block.offset :][: block.size], opens):
             if chain is not None and record.prev != chain:
                 problem = f"{record.id} follows the chain {record.prev}, and the one before it is {chain}"
                 raise ArchiveDamaged(name=footer.name, problem=problem)
@@ -301,7 +303,7 @@ def _block_with(footer: Footer, after: RecordId) -> int:
     return max(0, next(later, len(footer.blocks)) - 1)
 
 
-def _unpacked(name: str, packed: bytes) -> Iterator[Record]:
+def _unpacked(name: str, packed: bytes, opens: Opens) -> Iterator[Record]:
     try:
         unpacker = zstd.ZstdDecompressor(options=_READ_OPTIONS)
         data = unpacker.decompress(packed, max_length=_UNPACKED_BYTES_MAX)
@@ -314,7 +316,7 @@ def _unpacked(name: str, packed: bytes) -> Iterator[Record]:
             middle, end = at + header, at + header + body
             if end > len(data):
                 raise ArchiveDamaged(name=name, problem="a block ends within a record")
-            yield parse(f"{term}-{n}", data[at:middle], data[middle:end])
+            yield parse(f"{term}-{n}", data[at:middle], data[middle:end], opens)
             at = end
     except (zstd.ZstdError, struct.error) as error:
         raise ArchiveDamaged(name=name, problem=f"a block cannot be unpacked ({error})") from None

@@ -30,7 +30,7 @@ def class_of(given: str, footer: Footer, data_dirs: tuple[Any, ...] = ()) -> str
 
 def _in_checkpoints(group: str, data_dirs: tuple[Any, ...]) -> str:
     for data_dir in data_dirs:
-        with suppress(CheckpointError), copied(data_dir) as stored:
+        with suppress(CheckpointError), copied(data_dir, is_closed=True) as stored:
             if stored.group == group and (found := stored.note("state")):
                 return found
     return ""

@@ -110,9 +110,13 @@ _COMMANDS = {
     "restore": "restore",
     "backup": "backup",
     "import": "backup",
+    "key": "key",
     "config": "config_show",
     "completion": "completion",
 }
+
+#: What a settings file has beside the tables of commands.
+_SETTINGS = ("redis", "redis_password_file", "group", "key_file", "log_level", "log_format")
 
 #: Of commands whose names are words of the language.
 _FUNCTIONS = {"import": "import_"}
@@ -135,6 +139,12 @@ FORMAT = click.Choice(FORMATS, case_sensitive=False)
 )
 @click.option(
     "--group", type=NAME, default="registry", show_default=True, envvar="REPLICATOR_GROUP", help="Name of the group."
+)
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    envvar="REPLICATOR_KEY_FILE",
+    help="The keys of the group, if its records are sealed (`replicator key`).",
 )
 @click.option(
     "--config",
@@ -165,6 +175,7 @@ def cli(
     redis: str,
     redis_password_file: Path | None,
     group: str,
+    key_file: Path | None,
     config: Path | None,
     log_level: str,
     log_format: str,
@@ -181,6 +192,8 @@ def cli(
         path = _from_file(ctx, settings, "redis_password_file", "")
         redis_password_file = redis_password_file or (Path(path) if path else None)
         group = _from_file(ctx, settings, "group", group)
+        if keys := _from_file(ctx, settings, "key_file", str(key_file or "")):
+            key_file = Path(keys)
         for name, given in (("log_level", log_level), ("log_format", log_format)):
             ctx.params[name] = _choice(name, _from_file(ctx, settings, name, given), ctx)
         log_level, log_format = ctx.params["log_level"], ctx.params["log_format"]
@@ -195,7 +208,7 @@ def cli(
     ctx.params["redis_password_file"] = redis_password_file
     if redis_password_file is not None:
         redis = with_password_file(redis, redis_password_file, setting="redis-password-file")
-    ctx.obj = Settings(redis=redis, group=group)
+    ctx.obj = Settings(redis=redis, group=group, key_file=key_file)
 
 
 def _choice(name: str, text: str, ctx: click.Context) -> str:
@@ -208,7 +221,7 @@ def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
     for name, value in settings.items():
         if name in _COMMANDS and not isinstance(value, dict):
             raise ConfigError(setting=str(config), problem=f"{name} is a command, its settings are a table: [{name}]")
-        if name not in _COMMANDS and name not in ("redis", "redis_password_file", "group", "log_level", "log_format"):
+        if name not in _COMMANDS and name not in _SETTINGS:
             raise ConfigError(setting=str(config), problem=f"{name} is not a setting")
     return settings
 

@@ -11,6 +11,7 @@ from replicator.archive.archiver import Archiver
 from replicator.archive.archiver import Settings as ArchiverSettings
 from replicator.archive.metrics import serving
 from replicator.archive.opening import place_of
+from replicator.format.records import CLOSED
 from replicator.runtime.signals import on_end
 
 from .context import Seconds, Settings
@@ -89,7 +90,8 @@ def archive(
         check_contents=check_contents,
     )
     place = place_of(to, make=True)
-    with settings.log() as log:
+    # It looks into no record: an archive of sealed ones needs no key.
+    with settings.log(otherwise=CLOSED) as log:
         archiver = Archiver(log, place, wanted)
         with serving(archiver.status, metrics) if metrics else nullcontext():
             archiver.run(stopping)

@@ -18,7 +18,7 @@ from replicator.state import ReplicatedState
 from replicator.state.class_name import WHOLE
 from replicator.state.named_class import state_class
 
-from .context import show_json, table, when
+from .context import given_keys, show_json, table, when
 from .progress import progress_of
 
 __all__ = [
@@ -57,7 +57,7 @@ class Opened:
 
     def __init__(self, where: str) -> None:
         self.place = place_of(where)
-        self.catalog = Catalog(self.place)
+        self.catalog = Catalog(self.place, keys=given_keys())
 
     def status(self) -> Status | None:
         return read_status(self.place)

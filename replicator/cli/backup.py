@@ -96,7 +96,7 @@ def import_(
     FILE is read to its end before anything is changed. If the group has a state, say which one it replaces (--expect),
     or that it does not matter (--force).
     """
-    with opened(file, snapshot_bytes_max=snapshot_bytes_max) as found:
+    with opened(file, snapshot_bytes_max=snapshot_bytes_max, keys=settings.keys) as found:
         facts = found.facts
         if not only_check:
             give_to_group(

@@ -74,6 +74,7 @@ def certify(
             timeout_s=timeout,
             progress=say,
             snapshot_bytes_max=snapshot_bytes_max,
+            keys=settings.keys,
         )
     if output == "json":
         show_json(found.to_dict())

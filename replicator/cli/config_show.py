@@ -68,6 +68,7 @@ def _of_all(root: click.Context) -> Iterator[Setting]:
         "redis": settings.redis,
         "redis_password_file": str(path_of_password) if path_of_password else None,
         "group": settings.group,
+        "key_file": str(settings.key_file) if settings.key_file is not None else None,
         **{name: root.params[name] for name in ("log_level", "log_format")},
     }
     for name, value in values.items():

@@ -7,23 +7,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 from click.shell_completion import CompletionItem
 
 from replicator.errors import ConfigError
+from replicator.format.records import Opens
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.log.redis_log import RedisLog
 from replicator.runtime import checks
+from replicator.storage.keyring import KeyFile
+
+if TYPE_CHECKING:
+    from replicator.format.sealing import Sealing
 
 __all__ = [
     "NAME",
     "Seconds",
     "Settings",
     "data_dirs_option",
+    "given_keys",
     "operator",
     "output_option",
     "show_json",
@@ -155,18 +162,40 @@ snapshot_bytes_max_option: Callable[[Callable[..., Any]], Callable[..., Any]] = 
 
 @dataclass(frozen=True)
 class Settings:
-    """The group, and the Redis that it is in."""
+    """The group, the Redis that it is in, and the file with its keys, if it has some."""
 
     redis: str
     group: str
+    key_file: Path | None = None
+
+    @cached_property
+    def keys(self) -> KeyFile | None:
+        return None if self.key_file is None else KeyFile(self.key_file)
+
+    def check_plain(self, command: str) -> None:
+        """Refuse a key for what makes a group of its own, which seals nothing. Raises `ConfigError`."""
+        if self.key_file is not None:
+            raise ConfigError(setting="key_file", problem=f"the group of `{command}` seals nothing: leave the key away")
+
+    @property
+    def sealing(self) -> Sealing | None:
+        """What seals and opens for the group."""
+        return None if self.keys is None else self.keys.of(self.group)
 
     @contextmanager
-    def log(self) -> Iterator[RedisLog]:
-        log = RedisLog(self.redis, self.group)
+    def log(self, *, otherwise: Opens = None) -> Iterator[RedisLog]:
+        """`otherwise`: what opens its records where no keys were given."""
+        log = RedisLog(self.redis, self.group, sealing=self.sealing or otherwise)
         try:
             yield log
         finally:
             log.close()
+
+
+def given_keys() -> KeyFile | None:
+    """Those of `--key-file`, for a command that names no group."""
+    settings = click.get_current_context().find_object(Settings)
+    return None if settings is None else settings.keys
 
 
 def operator() -> str:

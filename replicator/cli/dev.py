@@ -50,6 +50,7 @@ FIRST_PRIMARY = "a"
 def dev(ctx: click.Context, directory: Path, port: int, lease_s: float, auto_promote: bool) -> None:
     """Run a Redis and three nodes on this machine, until Ctrl-C."""
     settings: Settings = ctx.obj
+    settings.check_plain("dev")
     stack = DevStack(
         directory,
         port=port,

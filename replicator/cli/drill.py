@@ -66,6 +66,7 @@ def drill(
     Exit code 0 if nothing was lost and all nodes are equal, 1 otherwise.
     """
     settings: Settings = ctx.obj
+    settings.check_plain("drill")
     started = time.monotonic()
     with progress_of("drill") as tell:
 

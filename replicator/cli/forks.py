@@ -15,7 +15,7 @@ from replicator.service.kept_files import kept_in
 from replicator.storage import forks as files
 
 from . import kept_files
-from .context import data_dirs_option, output_option, show_json, snapshot_bytes_max_option, table, when
+from .context import data_dirs_option, given_keys, output_option, show_json, snapshot_bytes_max_option, table, when
 
 __all__ = ["forks"]
 
@@ -91,7 +91,9 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
     """Show the fork NAME, and the changes that it has and the group lacks."""
     fork = files.read(files.find(name, _given(data_dirs)))
     if output == "json":
-        show_json(fork.to_dict() | {"changes": [change.to_dict() for change in files.divergent(fork)]})
+        show_json(
+            fork.to_dict() | {"changes": [change.to_dict() for change in files.divergent(fork, keys=given_keys())]}
+        )
         return
     for label, value in _facts(fork).items():
         click.echo(f"{label.ljust(10)} {plain(str(value))}")
@@ -99,7 +101,7 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
     if fork.has_more_in_snapshot:
         click.echo(f"Changes from {fork.parted_id} up to {fork.snapshot_changed} are in its snapshot and cannot be "
                    f"listed one by one: `replicator forks export {name} --state` gives the whole state.")  # fmt: skip
-    for change in files.divergent(fork):
+    for change in files.divergent(fork, keys=given_keys()):
         value = orjson.dumps(change.change).decode()
         click.echo(f"{when(change.at)}  {str(change.id).ljust(14)} {change.index:4d}  {plain(change.node)}  {value}")
 
@@ -124,6 +126,10 @@ def _facts(fork: files.Fork) -> dict[str, object]:
 def export(name: str, state: bool, snapshot_bytes_max: int, data_dirs: tuple[Path, ...]) -> None:
     """Export the changes that the fork NAME has and the group lacks, as JSON, one per line."""
     fork = files.read(files.find(name, _given(data_dirs)))
-    lines = files.export_state(fork, snapshot_bytes_max=snapshot_bytes_max) if state else files.export(fork)
+    lines = (
+        files.export_state(fork, snapshot_bytes_max=snapshot_bytes_max, keys=given_keys())
+        if state
+        else files.export(fork, keys=given_keys())
+    )
     for line in lines:
         show_json(line, a_line=True)

@@ -93,7 +93,7 @@ def give_to_group(
             settings.redis, settings.group, pieces,
             make_state=None if kind == WHOLE else state_class(kind), version=version,
             by=by, reason=reason, expect=seen, timeout_s=timeout_s, snapshot_bytes_max=snapshot_bytes_max,
-            progress=lambda text: click.echo(text, err=True),
+            progress=lambda text: click.echo(text, err=True), key_file=settings.key_file,
         )  # fmt: skip
 
 

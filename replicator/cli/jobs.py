@@ -263,7 +263,7 @@ def switchover(
 
 def _own(settings: Settings, **given: Any) -> JobSettings:
     level = click.get_current_context().find_root().params["log_level"]
-    return JobSettings(redis=settings.redis, group=settings.group, log_level=level, **given)
+    return JobSettings(redis=settings.redis, group=settings.group, log_level=level, key_file=settings.key_file, **given)
 
 
 def _check_own(*names: str, here: bool) -> None:

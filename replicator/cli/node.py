@@ -140,7 +140,7 @@ def node(
         http=http,
         advertise=advertise,
         app=app,
-        options=NodeOptions(**_those_of(NodeOptions, given)),
+        options=NodeOptions(**_those_of(NodeOptions, given), key_file=settings.key_file),
         program=Program(**_those_of(Program, given)),
         access=access_of(given),
     )

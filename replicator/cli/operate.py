@@ -275,7 +275,8 @@ def _queued(settings: Settings, name: str, timeout: float) -> Any:
 
     from .job_run import Wanted, have_done
 
-    return have_done(Wanted(name=name, own=JobSettings(redis=settings.redis, group=settings.group), wait_s=timeout))
+    own = JobSettings(redis=settings.redis, group=settings.group, key_file=settings.key_file)
+    return have_done(Wanted(name=name, own=own, wait_s=timeout))
 
 
 def _show(name: str, result: Any, output: str) -> None:

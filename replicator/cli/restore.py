@@ -202,7 +202,7 @@ def _changes(record: Record) -> Iterator[dict[str, Any]]:
     if record.codec in (CODEC, ACT):
         yield told | {"index": 0, "change": {"codec": record.codec, "body_bytes": len(record.body)}, "key": None}
         return
-    changes = decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+    changes = decode_changes(record.codec, record.payload, record.digest, record.count, id_=str(record.id))
     for index, change in enumerate(changes):
         yield told | {"index": index, "change": change_in(change), "key": key_of(change)}
 
@@ -321,7 +321,7 @@ def restore(
         if to is not None:
             _to_file(folded, to)
         if backup is not None:
-            from_folded(backup, folded, state=kind, snapshot_bytes_max=snapshot_bytes_max)
+            from_folded(backup, folded, state=kind, snapshot_bytes_max=snapshot_bytes_max, keys=settings.keys)
         if load:
             give_to_group(
                 settings, folded.pieces, kind=kind, app=footer.app, version=folded.view.version, expect=expect,

@@ -73,6 +73,8 @@ def supervisord(
     for name in ("log_level", "log_format"):
         if root.get_parameter_source(name) is not ParameterSource.DEFAULT:
             shared[name] = str(root.params[name])
+    if settings.key_file is not None:
+        shared["key_file"] = str(settings.key_file.resolve())
     place_of(settings.redis)
     if shown(settings.redis) != settings.redis:
         del shared["redis"]  # a secret

@@ -44,7 +44,15 @@ def ui(settings: Settings, http: str, opens: bool, read_only: bool) -> None:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
         raise ConfigError(setting="ui", problem=problem) from None
     token = secrets.token_urlsafe(24)
-    with serving(settings.redis, settings.group, http=http, by=operator(), token=token, may_act=not read_only) as url:
+    with serving(
+        settings.redis,
+        settings.group,
+        http=http,
+        by=operator(),
+        token=token,
+        may_act=not read_only,
+        key_file=settings.key_file,
+    ) as url:
         whole = f"{url}/ui#token={token}"
         click.echo(whole)
         with page_that_leads_to(whole) as page:

@@ -630,7 +630,7 @@ class Gatherer:
 
 def placed(record: ChangeRecord) -> tuple[int, int, bytes]:
     """Read a body of a patch: which one it is, of how many, and its data. Raises `CorruptRecord`."""
-    id_, body = str(record.id), record.body
+    id_, body = str(record.id), record.payload
     if record.codec != CODEC or record.count != 1:
         raise CorruptRecord(id=id_, problem=f"its codec is {record.codec!r}, and this state accepts patches only")
     if xxhash.xxh3_128_hexdigest(body) != record.digest:

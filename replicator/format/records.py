@@ -19,23 +19,31 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import orjson
 
 from replicator.errors import ChangeTooLarge, ConfigError, CorruptRecord
 
 from .ids import TERM_MAX, ZERO_ID, Position, RecordId, Writer, extend_chain
+from .seals import NO_KEY, SEAL_BYTES, Refused
 from .term_ends import parse_ends, show_ends
+
+if TYPE_CHECKING:
+    from .sealing import Sealer, Sealing
 
 __all__ = [
     "ACT",
     "BODY_BYTES_MAX",
+    "CLOSED",
     "FORMAT_VERSION",
     "ChangeRecord",
+    "Closed",
+    "Opens",
     "PartRecord",
     "Record",
     "TermRecord",
+    "is_private",
     "last_change_after",
     "parse",
     "seal_change",
@@ -48,6 +56,19 @@ FORMAT_VERSION = 1
 #: stops before them.
 FORMAT_WITH_VERSION = 2
 
+#: Of records whose body is sealed (`sealing.py`). A program that knows of no keys stops before them.
+FORMAT_SEALED = 3
+
+
+class Closed:
+    """For whoever checks or copies sealed records, and does not look into them: they have no payload, and no digest."""
+
+
+CLOSED = Closed()
+
+#: What opens the records of a group; None: it has no key.
+Opens: TypeAlias = "Sealing | Closed | None"
+
 #: The codec of a change of the group itself: see `acts.py`.
 ACT = "act"
 
@@ -56,6 +77,9 @@ _VERSION_MAX = 2**31
 
 #: A script argument of 1 MiB keeps Redis busy for 1.7 ms, one of 256 KiB for 0.4 ms.
 BODY_BYTES_MAX = 256 * 1024
+
+#: Whatever fits without a key fits with one.
+_STORED_BYTES_MAX = BODY_BYTES_MAX + SEAL_BYTES
 
 #: Far above the few hundred bytes of a header that replicator wrote.
 HEADER_BYTES_MAX = 16 * 1024
@@ -68,7 +92,7 @@ _is_trace = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What every record has."""
+    """What every record has. `body`: as it is in the log; `payload`: the same, opened if it is sealed."""
 
     id: RecordId
     node: str
@@ -77,6 +101,7 @@ class Record:
     at: int
     header: bytes
     body: bytes
+    payload: bytes
     chain: str
 
     kind: ClassVar[str]
@@ -84,6 +109,10 @@ class Record:
     @property
     def writer(self) -> Writer:
         return Writer(self.node, self.boot)
+
+    @property
+    def is_sealed(self) -> bool:
+        return self.payload is not self.body
 
     @property
     def position(self) -> Position:
@@ -174,8 +203,9 @@ def seal_change(
     wants_acks: int = 0,
     version: int = 0,
     trace: str = "",
+    sealer: Sealer | None = None,
 ) -> ChangeRecord:
-    """Make the change record that follows `after`. Raises `ChangeTooLarge` if the body does not fit."""
+    """Make the change record that follows `after`; `body`: its payload. Raises `ChangeTooLarge` if it does not fit."""
     fields: dict[str, Any] = {
         "v": FORMAT_VERSION,
         "kind": "change",
@@ -195,7 +225,11 @@ def seal_change(
         fields["trace"] = trace
     id_ = RecordId(term, after.id.n + 1)
     node, boot = writer
-    header = _sealed_header(id_, fields, body)
+    payload = body
+    if sealer is None:
+        header = _header_of(id_, fields, body)
+    else:
+        header, body = _sealed_with(sealer, id_, fields, body)
     # Unlike those of a part, its fields are not read back from the header: a caller is waiting for this record.
     return ChangeRecord(
         id=id_,
@@ -205,6 +239,7 @@ def seal_change(
         at=at,
         header=header,
         body=body,
+        payload=payload,
         chain=extend_chain(after.chain, header, body),
         codec=codec,
         digest=digest,
@@ -233,6 +268,7 @@ def seal_part(
     ends: tuple[RecordId, ...] = (),
     wants_acks: int = 0,
     version: int = 1,
+    sealer: Sealer | None = None,
 ) -> PartRecord:
     """Make one part record that follows `after`; `n` is one above that of `after`, unless a rebase leaves a gap.
 
@@ -258,29 +294,42 @@ def seal_part(
         fields |= {"digest": digest, "ends": show_ends(ends)}
     if parts and wants_acks:
         fields["acks"] = int(wants_acks)
-    record = _sealed(RecordId(term, n), fields, body)
+    id_, payload = RecordId(term, n), body
+    if sealer is None:
+        header = _header_of(id_, fields, body)
+    else:
+        header, body = _sealed_with(sealer, id_, fields, body)
+    try:
+        record = _record(id_, fields, header, body, payload)
+    except (_Malformed, ConfigError) as problem:  # a writer's own mistake is found here, not by every reader
+        raise CorruptRecord(id=str(id_), problem=str(problem)) from None
     assert isinstance(record, PartRecord)
     return record
 
 
-def _sealed(id_: RecordId, fields: dict[str, Any], body: bytes) -> Record:
-    """The record of this header. A writer's own mistake is found here, not by every reader."""
-    header = _sealed_header(id_, fields, body)
-    try:
-        return _record(id_, fields, header, body)
-    except (_Malformed, ConfigError) as problem:
-        raise CorruptRecord(id=str(id_), problem=str(problem)) from None
+def _sealed_with(sealer: Sealer, id_: RecordId, fields: dict[str, Any], payload: bytes) -> tuple[bytes, bytes]:
+    """The header and the body of a sealed record. The digest of its payload is sealed, too."""
+    digest = fields.pop("digest", "")
+    fields["v"] = FORMAT_SEALED
+    header = _header_of(id_, fields, payload)
+    fields["digest"] = digest
+    return header, sealer.seal(id_, header, payload, digest)
 
 
-def _sealed_header(id_: RecordId, fields: dict[str, Any], body: bytes) -> bytes:
-    if len(body) > BODY_BYTES_MAX:
-        raise ChangeTooLarge(problem=f"it has {len(body)} bytes, a record takes {BODY_BYTES_MAX}")
+def _header_of(id_: RecordId, fields: dict[str, Any], payload: bytes) -> bytes:
+    if len(payload) > BODY_BYTES_MAX:
+        raise ChangeTooLarge(problem=f"it has {len(payload)} bytes, a record takes {BODY_BYTES_MAX}")
     header = orjson.dumps(fields)
     try:
-        _check(id_, fields["node"], fields["boot"], fields["prev"], header, body)
+        _check(id_, fields["node"], fields["boot"], fields["prev"], header, payload)
     except _Malformed as problem:
         raise CorruptRecord(id=str(id_), problem=str(problem)) from None
     return header
+
+
+def is_private(opens: Opens) -> bool:
+    """Whether this is of a group that has a key."""
+    return opens is not None and not isinstance(opens, Closed)
 
 
 def last_change_after(record: ChangeRecord | PartRecord, *, rebase: bool = False) -> RecordId | None:
@@ -297,14 +346,15 @@ def last_change_after(record: ChangeRecord | PartRecord, *, rebase: bool = False
     return record.changed if rebase else None
 
 
-def parse(id_: str, header: bytes | None, body: bytes | None) -> Record:
+def parse(id_: str, header: bytes | None, body: bytes | None, opens: Opens = None) -> Record:
     """Read one log entry. Raises `CorruptRecord`, which names the entry, for anything that is not a record.
 
-    Unknown fields of a header are ignored (a later version may add some); an unknown `v` or `kind` is an error.
+    `opens`: what opens records of the group (`sealing.py`); None: the group has no key. Unknown fields of a header are
+    ignored (a later version may add some); an unknown `v` or `kind` is an error.
     """
     try:
-        return _parse(RecordId.parse(id_), header, body)
-    except (_Malformed, ConfigError) as problem:
+        return _parse(RecordId.parse(id_), header, body, opens)
+    except (_Malformed, ConfigError, Refused) as problem:
         raise CorruptRecord(id=id_, problem=str(problem)) from None
 
 
@@ -312,7 +362,7 @@ class _Malformed(Exception):
     """What is wrong with a record; callers turn it into a `CorruptRecord`, which names the entry."""
 
 
-def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
+def _parse(id_: RecordId, header: bytes | None, body: bytes | None, opens: Sealing | Closed | None) -> Record:
     """Read the header, whose checks come first: body and kind mean something only in a format that is known."""
     if header is None:
         hint = "`replicator recover` founds the log anew"
@@ -326,10 +376,32 @@ def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
     if not isinstance(fields, dict):
         raise _Malformed("its header is not a JSON object")
     version = fields.get("v")
-    if type(version) is not int or version not in (FORMAT_VERSION, FORMAT_WITH_VERSION):
-        most = FORMAT_WITH_VERSION
+    if type(version) is not int or version not in (FORMAT_VERSION, FORMAT_WITH_VERSION, FORMAT_SEALED):
+        most = FORMAT_SEALED
         raise _Malformed(f"its format is {_named(version)}, this program reads up to {most}: update replicator")
-    return _record(id_, fields, header, body or b"")
+    body = body or b""
+    payload = body
+    if opens is not None or version == FORMAT_SEALED:
+        payload, fields["digest"] = _opened(id_, fields, header, body, opens)
+    return _record(id_, fields, header, body, payload)
+
+
+def _opened(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes, opens: Opens) -> tuple[bytes, Any]:
+    """The payload, and its digest as the header or the seal has it. Raises `Refused`."""
+    is_sealed = fields["v"] == FORMAT_SEALED
+    if is_sealed and len(body) > _STORED_BYTES_MAX:
+        raise _Malformed(f"its body has {len(body)} bytes, more than {_STORED_BYTES_MAX}")
+    if opens is None:
+        raise Refused(NO_KEY)
+    if isinstance(opens, Closed):
+        return (b"", "") if is_sealed else (body, fields.get("digest"))
+    if is_sealed:
+        return opens.open(id_, header, body)
+    if fields.get("kind") == "term":
+        opens.check_term(id_, fields)
+    else:
+        opens.check_unsealed()
+    return body, fields.get("digest")
 
 
 def _named(value: object) -> str:
@@ -337,7 +409,7 @@ def _named(value: object) -> str:
     return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
-def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> Record:
+def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes, payload: bytes) -> Record:
     """The record of a header that was just read or is about to be written."""
     kind = fields.get("kind")
     reader = _READERS.get(kind) if isinstance(kind, str) else None
@@ -349,11 +421,11 @@ def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -
         raise AssertionError("one of them is not what it should be")
     if reader is None:
         raise _Malformed(f"its kind is {_named(kind)}: update replicator")
-    _check(id_, node, boot, prev, header, body)
-    return reader(id_, fields, header, body)
+    _check(id_, node, boot, prev, header, payload)
+    return reader(id_, fields, header, body, payload)
 
 
-def _check(id_: RecordId, node: str, boot: str, prev: str, header: bytes, body: bytes) -> None:
+def _check(id_: RecordId, node: str, boot: str, prev: str, header: bytes, payload: bytes) -> None:
     """Check the invariants that hold for records of all kinds, whoever made them."""
     if not (1 <= id_.term <= TERM_MAX and 1 <= id_.n <= TERM_MAX):
         raise _Malformed("its id is not TERM-N with both from 1 to 2^53-1")
@@ -363,20 +435,20 @@ def _check(id_: RecordId, node: str, boot: str, prev: str, header: bytes, body: 
         raise _Malformed("it does not say who wrote it")
     if len(header) > HEADER_BYTES_MAX:
         raise _Malformed(f"its header has {len(header)} bytes")
-    if len(body) > BODY_BYTES_MAX:
-        raise _Malformed(f"its body has {len(body)} bytes, more than {BODY_BYTES_MAX}")
+    if len(payload) > BODY_BYTES_MAX:
+        raise _Malformed(f"its body has {len(payload)} bytes, more than {BODY_BYTES_MAX}")
 
 
-def _common(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> dict[str, Any]:
+def _common(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes, payload: bytes) -> dict[str, Any]:
     """What records of all kinds have."""
     common = {name: fields[name] for name in ("node", "boot", "prev", "at")}
     chain = extend_chain(fields["prev"], header, body)
-    return {"id": id_, **common, "header": header, "body": body, "chain": chain}
+    return {"id": id_, **common, "header": header, "body": body, "payload": payload, "chain": chain}
 
 
-def _read_term(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> TermRecord:
+def _read_term(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes, payload: bytes) -> TermRecord:
     return TermRecord(
-        **_common(id_, fields, header, body),
+        **_common(id_, fields, header, body, payload),
         log_id=_take(fields, "log_id", str),
         run=_take(fields, "run", str),
         by=_take(fields, "by", str),
@@ -388,7 +460,7 @@ def _read_term(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes
     )
 
 
-def _read_change(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> ChangeRecord:
+def _read_change(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes, payload: bytes) -> ChangeRecord:
     """Nearly all records are changes, so one is made without the dict that those of other kinds are made through."""
     codec, digest, count = fields.get("codec"), fields.get("digest"), fields.get("count")
     if not (type(codec) is str and type(digest) is str and type(count) is int and count >= 0):
@@ -409,6 +481,7 @@ def _read_change(id_: RecordId, fields: dict[str, Any], header: bytes, body: byt
         at=fields["at"],
         header=header,
         body=body,
+        payload=payload,
         chain=extend_chain(prev, header, body),
         codec=codec,
         digest=digest,
@@ -419,7 +492,7 @@ def _read_change(id_: RecordId, fields: dict[str, Any], header: bytes, body: byt
     )
 
 
-def _read_part(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> PartRecord:
+def _read_part(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes, payload: bytes) -> PartRecord:
     """What only the last part carries (digest, ends, acks) is ignored in the others."""
     place = fields.get("part")
     if not (isinstance(place, list) and len(place) == 2 and all(type(i) is int and 0 <= i <= TERM_MAX for i in place)):
@@ -430,7 +503,7 @@ def _read_part(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes
     as_of = Position.parse(_take(fields, "as_of", str))
     _in_range(as_of.id)
     return PartRecord(
-        **_common(id_, fields, header, body),
+        **_common(id_, fields, header, body, payload),
         codec=_take(fields, "codec", str),
         digest=_take(fields, "digest", str) if parts else "",
         part=part,

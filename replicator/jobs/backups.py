@@ -26,6 +26,7 @@ from ..errors import ConfigError, ReplicatorError
 from ..format.ids import RecordId
 from ..log.interface import Log
 from ..storage import disk
+from ..storage.keyring import Keys
 from .errors import BackupsInUse
 
 __all__ = ["BackupFile", "Backups", "outdated"]
@@ -42,9 +43,13 @@ class BackupFile:
 
 
 class Backups:
-    """The backups of `group` in the directory `path`, which is made if it is missing. Raises `ArchiveUnavailable`."""
+    """The backups of `group` in the directory `path`, which is made if it is missing. Raises `ArchiveUnavailable`.
 
-    def __init__(self, path: Path, group: str, *, snapshot_bytes_max: int) -> None:
+    `keys`: those of the group, if it has some.
+    """
+
+    def __init__(self, path: Path, group: str, *, snapshot_bytes_max: int, keys: Keys | None = None) -> None:
+        self._keys = keys
         self.path, self._group, self._bytes_max = path, group, snapshot_bytes_max
         self._name = re.compile(rf"{re.escape(group)}\.[0-9]{{8}}T[0-9]{{6}}Z\.({_KEY.pattern})\.backup")
         with self._translated():
@@ -80,7 +85,7 @@ class Backups:
         stamp = datetime.now(tz=UTC).strftime("%Y%m%dT%H%M%SZ")
         path = self.path / f"{self._group}.{stamp}.{key}.backup"
         facts = from_log(path, log, as_of=as_of, state=state)
-        with opened(path, snapshot_bytes_max=self._bytes_max):
+        with opened(path, snapshot_bytes_max=self._bytes_max, keys=self._keys):
             pass
         return BackupFile(path=path, facts=facts)
 
@@ -111,7 +116,7 @@ class Backups:
     def is_whole(self, backup: BackupFile) -> bool:
         """Whether all of it can be read, and has its hash."""
         try:
-            with opened(backup.path, snapshot_bytes_max=self._bytes_max):
+            with opened(backup.path, snapshot_bytes_max=self._bytes_max, keys=self._keys):
                 return True
         except ReplicatorError:
             return False

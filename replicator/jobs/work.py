@@ -23,6 +23,7 @@ from ..ops.certify_group import certify_group
 from ..protocol.planned_switchover import not_as_planned
 from ..runtime import checks
 from ..state.named_class import REGISTRY, state_class
+from ..storage.keyring import KeyFile, Keys, sealing_of
 from .errors import BrokenOff, NotDone, NotPassed
 from .kinds import KINDS, checked
 
@@ -44,7 +45,7 @@ class JobSettings:
 
     `backups`: the directory of backups; None: there is none, so it makes none. `keep`, `keep_days`: those of them that
     stay; with both, whichever keeps more; with neither, all. `state`: the class of the state, MODULE:CLASS; empty: that
-    of the registry. `data_dirs`: of nodes on this machine.
+    of the registry. `data_dirs`: of nodes on this machine. `key_file`: the keys of the group, if it has some.
     """
 
     redis: str
@@ -56,6 +57,11 @@ class JobSettings:
     data_dirs: tuple[Path, ...] = ()
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX
     log_level: str = "INFO"
+    key_file: Path | None = None
+
+    @property
+    def keys(self) -> Keys | None:
+        return None if self.key_file is None else KeyFile(self.key_file)
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> JobSettings:
@@ -76,6 +82,7 @@ class JobSettings:
             data_dirs=_data_dirs(environment.get("REPLICATOR_DATA_DIR", "")),
             snapshot_bytes_max=SNAPSHOT_BYTES_MAX if size_max is None else int(size_max),
             log_level=environment.get("REPLICATOR_LOG_LEVEL", "INFO").upper(),
+            key_file=Path(keys) if (keys := environment.get("REPLICATOR_KEY_FILE")) else None,
         )
 
 
@@ -126,7 +133,8 @@ class _Work:
 
     @contextlib.contextmanager
     def log(self) -> Iterator[RedisLog]:
-        log = RedisLog(self.settings.redis, self.settings.group)
+        settings = self.settings
+        log = RedisLog(settings.redis, settings.group, sealing=sealing_of(settings.key_file, settings.group))
         try:
             yield log
         finally:
@@ -157,6 +165,7 @@ def _certify(work: _Work) -> dict[str, Any]:
             by=work.by,
             progress=work.say,
             snapshot_bytes_max=settings.snapshot_bytes_max,
+            keys=settings.keys,
         )
     if found.violation is not None:
         raise NotPassed(verdict=str(found.violation), result=found.to_dict())
@@ -173,7 +182,9 @@ def _backup(work: _Work) -> dict[str, Any]:
     if settings.backups is None:
         problem = "is not set where the job runs: it names the directory that backups go to"
         raise ConfigError(setting=BACKUPS, problem=problem)
-    backups = Backups(settings.backups, settings.group, snapshot_bytes_max=settings.snapshot_bytes_max)
+    backups = Backups(
+        settings.backups, settings.group, snapshot_bytes_max=settings.snapshot_bytes_max, keys=settings.keys
+    )
     keep_s = None if settings.keep_days is None else settings.keep_days * DAY_S
     with backups.held(), work.log() as log:
         if (done := backups.of_request(work.key)) is not None:

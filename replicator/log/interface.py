@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from replicator.errors import CorruptRecord
 
@@ -16,6 +16,9 @@ from ..format.records import ChangeRecord, PartRecord, Record
 from ..protocol.group import Claim, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.history import HistoryEntry
+
+if TYPE_CHECKING:
+    from ..format.records import Opens
 
 __all__ = [
     "Ack",
@@ -67,10 +70,13 @@ class GroupRequest(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """An acknowledgement: `node` has everything up to record `at` on its disk."""
+    """An acknowledgement: `node` has everything up to record `at` on its disk. `mac`: as it is in a log that has a key,
+    what vouches for it.
+    """
 
     node: str
     at: RecordId
+    mac: str = ""
 
 
 class HistoryPage(NamedTuple):
@@ -98,6 +104,8 @@ class Batch(NamedTuple):
     acks: Sequence[Ack] = ()
     #: The place after which to read acks next.
     acks_after: str = ""
+    #: Of whom there were acks that the group's key does not vouch for.
+    forged_acks: Sequence[str] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -136,6 +144,9 @@ class Log(Protocol):
 
     group: str
     url: str
+    #: What seals and opens the records of the group, and vouches for the rest (`format/sealing.py`); None: it has no
+    #: key. Whoever copies records without looking into them has them closed.
+    sealing: Opens
 
     @property
     def takes_s(self) -> float:

@@ -41,6 +41,10 @@ from replicator.protocol.history import HistoryEntry
 __all__ = ["Entry", "MemoryRedis", "MemoryState"]
 
 
+def _heard(told: bytes, beaten_at: int, now_ms: int) -> Heartbeat | None:
+    return Heartbeat.seen(told, beaten_at=beaten_at, now_ms=now_ms)
+
+
 class Entry(NamedTuple):
     """A log entry as Redis stores it."""
 
@@ -202,7 +206,7 @@ class MemoryRedis:
         least = _least(head.applied_min, record.wants_acks)
         self._write(head=head._replace(position=record.position, changed=changed, applied_min=least))
         if record.codec == ACT:
-            act = decode_act(record.body, record.digest, record.version, id_=str(record.id))
+            act = decode_act(record.payload, record.digest, record.version, id_=str(record.id))
             self._tell("finalize", node=head.node, by=act["by"], version=record.version, id=str(record.id))
         return Reply(Code.OK)
 
@@ -246,6 +250,8 @@ class MemoryRedis:
         app = head.app if head and not state.wrong_head else ""
         if app and claim.app and claim.app != app:
             return Reply(Code.OTHER_APP, app=app)
+        if head and head.sealed and not claim.seal:
+            return Reply(Code.SEALED)
         claim = replace(claim, app=app or claim.app, applied_min=least)
         before = None if state.wrong_head else head
         if anew:
@@ -306,6 +312,7 @@ class MemoryRedis:
             taken=taken[-TAKEN_KEPT:],
             applied_min=claim.applied_min,
             app=claim.app,
+            sealed=claim.seal not in ("", "-"),
         )
         self._write(term=term, head=after, lease=_lease(claim.writer, term, claim.lease_ms, self.clock_ms()))
         self.request("term", by=claim.by, node=claim.writer.node)
@@ -346,11 +353,12 @@ class MemoryRedis:
     def ack(self, ack: Ack) -> None:
         self._write(acks=(*self.state.acks, ack))
 
-    def beat(self, heartbeat: Heartbeat) -> None:
+    def beat(self, heartbeat: Heartbeat, told: bytes | None = None) -> None:
+        """`told`: the JSON of the heartbeat, if that is another one than its own."""
         if heartbeat.left and heartbeat.run != self.state.run:
             return  # it may have what Redis lost
         others = tuple(beat for beat in self.state.beats if beat[0] != heartbeat.node)
-        self._write(beats=(*others, (heartbeat.node, self.clock_ms(), heartbeat.to_json())))
+        self._write(beats=(*others, (heartbeat.node, self.clock_ms(), told or heartbeat.to_json())))
         head = self.state.head
         leads = head and (head.run, head.term, head.boot, heartbeat.role) == (
             heartbeat.run,
@@ -384,18 +392,20 @@ class MemoryRedis:
         self._write(requests=(*self.state.requests, GroupRequest(id_, what, node, by)))
         return id_
 
-    def look(self) -> GroupView:
-        """`look.lua`, and what `RedisLog` makes of its answer."""
+    def look(self, heard: Callable[[bytes, int, int], Heartbeat | None] = _heard) -> GroupView:
+        """`look.lua`, and what `RedisLog` makes of its answer. `heard`: reads a heartbeat, with its stamp and the clock
+        of Redis.
+        """
         state = self.state
         now_ms = self.clock_ms()
-        heartbeats = (Heartbeat.seen(data, beaten_at=int(at), now_ms=int(now_ms)) for _, at, data in state.beats)
+        told = {node: heard(data, int(at), int(now_ms)) for node, at, data in state.beats}
         lease = state.running_lease(now_ms)
         marred = state.marred
         head = state.head if state.exists and not state.wrong_head else None
         if head is not None:
-            told = state.history
-            since, left = told.since.of(head.term), told.left.of(head.term)
-            head = head._replace(history_count=told.count, since=since, left=left)
+            history = state.history
+            since, left = history.since.of(head.term), history.left.of(head.term)
+            head = head._replace(history_count=history.count, since=since, left=left)
         look = GroupView(
             run=state.run,
             term=state.effective_term,
@@ -403,9 +413,10 @@ class MemoryRedis:
             last_id=state.last_id if state.head else ZERO_ID,
             lease_ms=lease_left_ms(lease, state.lease_ms(now_ms)),
             lease=lease,
-            heartbeats={heartbeat.node: heartbeat for heartbeat in heartbeats if heartbeat},
+            heartbeats={heartbeat.node: heartbeat for heartbeat in told.values() if heartbeat},
             now_ms=int(now_ms),
             marred=marred,
+            forged=tuple(sorted(node for node, heartbeat in told.items() if heartbeat is None)),
         )
         if marred:
             raise LogUnavailable.marred(look, url="memory:")
@@ -524,4 +535,6 @@ def _term_header(claim: Claim, head: Head | None, *, run: str, now_ms: float) ->
         fields |= {"v": 2, "version": claim.version}
     if claim.skip != ZERO_ID:
         fields["skip"] = _skipped(claim)
+    if claim.seal not in ("", "-"):
+        fields["seal"] = claim.seal
     return orjson.dumps(fields)

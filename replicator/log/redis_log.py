@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import orjson
@@ -22,7 +22,7 @@ import redis
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.format.acts import decode_act
 from replicator.format.ids import ZERO_ID, RecordId, Writer
-from replicator.format.records import ACT, ChangeRecord, PartRecord, Record, last_change_after
+from replicator.format.records import ACT, ChangeRecord, Closed, Opens, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends
 from replicator.log.connection import Asking, Link, follow, shown
 from replicator.log.finders import client_for, finder_for, user_of
@@ -42,6 +42,7 @@ from .replies import (
     Foreign,
     ack_of,
     append_args,
+    forged_in,
     head_of,
     heartbeat_of,
     history_of,
@@ -50,6 +51,10 @@ from .replies import (
     parse_entries,
     reply_of,
     request_of,
+    sealed_promotion,
+    signed_ack,
+    told_by,
+    vouched_acks,
     wrote_nothing,
 )
 from .rights import Rights, is_about_keys, missing_right, missing_to_follow
@@ -57,6 +62,9 @@ from .scripts import KEY_TYPES, KEYS, load_scripts
 from .server import Server, memory_in, server_by
 from .tls import transport_of
 from .urls import place_of
+
+if TYPE_CHECKING:
+    from replicator.format.sealing import Sealing
 
 __all__ = [
     "Connections",
@@ -118,13 +126,21 @@ class RedisLog:
     """A group's log in the Redis at `url` (see `replicator.log.urls`). It implements `replicator.log.interface.Log`.
 
     `timeout_s`: how long a request may go without an answer; for a node, a share of its lease (`node/lease.py`).
-    `connections`: those shared with other groups, which `close` leaves open; None: the log has its own.
+    `connections`: those shared with other groups, which `close` leaves open; None: the log has its own. `sealing`: see
+    `Log`.
     """
 
     def __init__(
-        self, url: str, group: str, *, timeout_s: float = TIMEOUT_S, connections: Connections | None = None
+        self,
+        url: str,
+        group: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        connections: Connections | None = None,
+        sealing: Opens = None,
     ) -> None:
         self.group = checks.name("group", group)
+        self.sealing = sealing
         self._scripts = load_scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
@@ -180,7 +196,17 @@ class RedisLog:
             raise LogUnavailable.refuses(self.url, str(more, "utf-8", "replace"))
         return bool(more == b"1")
 
+    @property
+    def _vouching(self) -> Sealing | None:
+        """What vouches for all that is no record, in a group that has a key."""
+        return None if isinstance(self.sealing, Closed) else self.sealing
+
     def promote(self, claim: Claim) -> Reply:
+        if (sealing := self._vouching) is not None:
+            return sealed_promotion(claim, sealing, self.look, self._promote)
+        return self._promote(claim)
+
+    def _promote(self, claim: Claim) -> Reply:
         args = (
             claim.writer.node,
             claim.writer.boot,
@@ -204,6 +230,7 @@ class RedisLog:
             int(claim.forced),
             claim.ended,
             "" if claim.skip == ZERO_ID else str(claim.skip),
+            claim.seal,
         )
         return self._run(self._other, "promote", self._keys, *args)
 
@@ -241,10 +268,15 @@ class RedisLog:
         return self._run(self._other, "pause", self._keys[:8], why, by, reason)
 
     def ack(self, ack: Ack) -> None:
+        command: tuple[Any, ...]
         command = (b"XADD", self._keys[6], "MAXLEN", "~", ACKS_KEPT, "*", "node", ack.node, "at", str(ack.at))
+        if (sealing := self._vouching) is not None:
+            command += ("mac", signed_ack(ack, sealing).mac)
         self._answered(lambda: self._other.call(*command, limit=self._limit))
 
     def beat(self, heartbeat: Heartbeat) -> None:
+        if (sealing := self._vouching) is not None:
+            sealing.refresh()  # once a beat: whoever changed the keys need not tell anybody
         says = "left" if heartbeat.left else "leads" if heartbeat.role == "primary" else ""
         nodes, head = self._keys[5], self._keys[2]
         self._run(
@@ -252,7 +284,7 @@ class RedisLog:
             "beat",
             [nodes, head] if says == "leads" else [nodes],
             heartbeat.node,
-            heartbeat.to_json(),
+            told_by(heartbeat, sealing),
             says,
             heartbeat.run,
             heartbeat.term,
@@ -334,20 +366,23 @@ class RedisLog:
 
     def found(self, wants: ReadRequest, entries: Mapping[bytes, list[Any]]) -> Batch:
         """What an XREAD found for this group; `entries` by key."""
-        records, corrupt = parse_entries(entries.get(self._keys[1], []))
+        records, corrupt = parse_entries(entries.get(self._keys[1], []), self.sealing)
         acks = entries.get(self._keys[6], [])
+        told = (ack for ack in map(ack_of, acks) if ack is not None)
+        vouched, forged = vouched_acks(told, self._vouching)
         return Batch(
             records,
             [request_of(entry) for entry in entries.get(self._keys[4], [])],
             corrupt,
-            [ack for ack in map(ack_of, acks) if ack is not None],
+            vouched,
             str(acks[-1][0], "ascii") if acks else wants.acks_after,
+            forged,
         )
 
     def find(self, id: RecordId) -> Record | None:
         command = (b"XRANGE", self._keys[1], str(id), str(id))
         entries = self._asked(lambda: self._other.call(*command, limit=self._limit))
-        records, corrupt = parse_entries(entries)
+        records, corrupt = parse_entries(entries, self.sealing)
         if corrupt is not None:
             raise corrupt
         return records[0] if records else None
@@ -379,7 +414,8 @@ class RedisLog:
             parsed = None if is_of_head else parsed
             marred = f"{wrong.decode()}; {self._keys[2 if is_of_head else 0].decode()} was changed by hand"
         newest = parsed.position.id if parsed else id_of(pairs_of(head))
-        beats = ((name, heartbeat_of(value, now_ms)) for name, value in pairs_of(nodes).items())
+        sealing, beats = self._vouching, pairs_of(nodes)
+        heard = {name: heartbeat_of(value, now_ms, sealing) for name, value in beats.items()}
         found = GroupView(
             run=run.decode(),
             term=int(term),
@@ -390,11 +426,12 @@ class RedisLog:
             # An entry under another name than its own is ignored: it must not hide that node.
             heartbeats={
                 heartbeat.node: heartbeat
-                for name, heartbeat in beats
+                for name, heartbeat in heard.items()
                 if heartbeat is not None and heartbeat.node.encode() == name
             },
             now_ms=now_ms,
             marred=marred,
+            forged=() if sealing is None else forged_in(beats, heard),
         )
         if marred:
             raise LogUnavailable.marred(found, url=self.url)
@@ -520,7 +557,7 @@ class _Appending(Asking):
         args: tuple[Any, ...] = (*append_args(record), b"1" if record.count else b"0", record.wants_acks)
         script, keys = log._append
         if record.codec == ACT:
-            act = decode_act(record.body, record.digest, record.version, id_=str(record.id))
+            act = decode_act(record.payload, record.digest, record.version, id_=str(record.id))
             args, keys = (*args, record.version, act["by"]), log._keys[:8]
         Asking.__init__(self, link, script, keys, args, in_run=True, limit=limit)
         self._log = log

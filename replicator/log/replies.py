@@ -13,17 +13,23 @@ the script's first write, or at that. Redis 6.2 words errors differently within 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ConfigError, CorruptRecord, OutcomeUnknown
 from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId
-from replicator.format.records import Record, parse
+from replicator.format.records import Opens, Record, parse
+from replicator.format.seals import SEALED_TEXT, Refused
 from replicator.format.term_ends import parse_ends
 from replicator.log.interface import Ack, GroupRequest
 from replicator.log.redis_errors import advice
-from replicator.protocol.group import Code, Head, Reply
+from replicator.protocol.group import Claim, Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.history import HistoryEntry
+
+if TYPE_CHECKING:
+    from replicator.format.sealing import Sealing
 
 #: Errors that mean that a question has no answer although Redis is there: the user has no permission, the command was
 #: renamed, or the key holds something else.
@@ -82,7 +88,7 @@ def _reply_from(code: Code, rest: list[str]) -> Reply:
             return Reply(code, id=RecordId.parse(id_))
         case Code.OTHER_APP, [app]:
             return Reply(code, app=app)
-        case ((Code.OK | Code.NEW_RUN | Code.RESTART | Code.LOST), []):
+        case ((Code.OK | Code.NEW_RUN | Code.RESTART | Code.LOST | Code.SEALED), []):
             return Reply(code)
     raise ValueError(rest)
 
@@ -101,13 +107,13 @@ def _count(text: str) -> int:
     return number
 
 
-def parse_entries(entries: list[Any]) -> tuple[list[Record], CorruptRecord | None]:
-    """The records up to the first entry that is not one, and what is wrong with that."""
+def parse_entries(entries: list[Any], opens: Opens) -> tuple[list[Record], CorruptRecord | None]:
+    """The records up to the first entry that is not one, and what is wrong with that. `opens`: see `parse`."""
     records: list[Record] = []
     for id_, fields in entries:
         pairs = pairs_of(fields or [])
         try:
-            records.append(parse(id_.decode(), pairs.get(b"h"), pairs.get(b"b")))
+            records.append(parse(id_.decode(), pairs.get(b"h"), pairs.get(b"b"), opens))
         except CorruptRecord as problem:
             return records, problem
     return records, None
@@ -122,9 +128,32 @@ def request_of(entry: Any) -> GroupRequest:
 def ack_of(entry: Any) -> Ack | None:
     pairs = pairs_of(entry[1] or [])
     try:
-        return Ack(pairs[b"node"].decode(), RecordId.parse(pairs[b"at"].decode()))
+        return Ack(pairs[b"node"].decode(), RecordId.parse(pairs[b"at"].decode()), pairs.get(b"mac", b"").decode())
     except (KeyError, ValueError, ConfigError):
         return None
+
+
+def signed_ack(ack: Ack, sealing: Sealing) -> Ack:
+    """The ack as it goes into a log that has a key."""
+    return ack if sealing.sealer is None else ack._replace(mac=sealing.sealer.sign("ack", _ack_text(ack)))
+
+
+def vouched_acks(found: Iterable[Ack], sealing: Sealing | None) -> tuple[list[Ack], list[str]]:
+    """Those that the group's key vouches for, and of whom there are others."""
+    if sealing is None:
+        return list(found), []
+    good: list[Ack] = []
+    forged: list[str] = []
+    for ack in found:
+        if sealing.vouches("ack", _ack_text(ack), ack.mac):
+            good.append(ack._replace(mac=""))
+        else:
+            forged.append(ack.node)
+    return good, forged
+
+
+def _ack_text(ack: Ack) -> bytes:
+    return f"{ack.node} {ack.at}".encode()
 
 
 def history_of(entries: list[Any]) -> list[HistoryEntry]:
@@ -166,7 +195,7 @@ def head_of(pairs: dict[bytes, bytes]) -> Head | None:
 _HEAD_FIELDS = (
     *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
     *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at", "app"),
-    *("history", "since", "left"),
+    *("sealed", "history", "since", "left"),
 )
 
 
@@ -195,6 +224,7 @@ def _head_from(texts: dict[str, str]) -> Head:
         whole=texts.get("whole", ""),
         whole_at=_count(texts.get("whole_at", "0")),
         app=texts.get("app", ""),
+        sealed=texts.get("sealed") == "1",
         history_count=_told(texts.get("history", "")),
         since=_stamp(texts.get("since", ""), texts["term"]),
         left=_stamp(texts.get("left", ""), texts["term"]),
@@ -220,10 +250,81 @@ def _taken_of(word: str) -> tuple[int, str] | None:
         return None
 
 
-def heartbeat_of(value: bytes, now_ms: int) -> Heartbeat | None:
+#: What a heartbeat says in words, which may be those of the application.
+_IN_WORDS = ("stalled", "problem", "last_error", "given_up")
+
+_NOT_SHOWN = "what is the matter is sealed: give the group's key file"
+
+
+def told_by(heartbeat: Heartbeat, sealing: Sealing | None) -> bytes:
+    """What a node says of itself, as it goes into the log of its group."""
+    sealer = None if sealing is None else sealing.sealer
+    if sealer is None:
+        return heartbeat.to_json()
+    words: dict[str, Any] = {name: sealer.seal_text(getattr(heartbeat, name)) for name in _IN_WORDS}
+    return sealer.sign_json("beat", heartbeat._replace(**words).to_json())
+
+
+def heartbeat_of(value: bytes, now_ms: int, sealing: Sealing | None) -> Heartbeat | None:
+    """The heartbeat; None: it is none, or the group's key does not vouch for it."""
     at, _, data = value.partition(b" ")
     # The stamp is in unix ms of Redis: a number of more digits is none.
-    return Heartbeat.seen(data, beaten_at=int(at), now_ms=now_ms) if at.isdigit() and len(at) < 17 else None
+    return heard(data, int(at), now_ms, sealing) if at.isdigit() and len(at) < 17 else None
+
+
+def heard(data: bytes, beaten_at: int, now_ms: int, sealing: Sealing | None) -> Heartbeat | None:
+    """The inverse of `told_by`."""
+    known = data if sealing is None else sealing.verified_json("beat", data)
+    heartbeat = None if known is None else Heartbeat.seen(known, beaten_at=beaten_at, now_ms=now_ms)
+    if heartbeat is None or SEALED_TEXT.encode() not in data:
+        return heartbeat
+    words: dict[str, Any] = {name: _opened(getattr(heartbeat, name), sealing) for name in _IN_WORDS}
+    return heartbeat._replace(**words)
+
+
+def _opened(text: str, sealing: Sealing | None) -> str:
+    if not text.startswith(SEALED_TEXT):
+        return text
+    try:
+        return _NOT_SHOWN if sealing is None else sealing.open_text(text)
+    except Refused as problem:
+        return str(problem)
+
+
+def forged_in(beats: dict[bytes, bytes], heard: dict[bytes, Heartbeat | None]) -> tuple[str, ...]:
+    """The names under which there is a heartbeat that can be read, and was not believed."""
+    names = [name for name in beats if heard[name] is None and heartbeat_of(beats[name], 0, None) is not None]
+    return tuple(sorted(name.decode("utf-8", "replace") for name in names))
+
+
+#: How often a claim that does not depend on the term is made anew for another one.
+CLAIMS_MAX = 5
+
+
+def sealed_promotion(
+    claim: Claim, sealing: Sealing, look: Callable[[], GroupView], send: Callable[[Claim], Reply]
+) -> Reply:
+    """Send a claim with what vouches for it. That is for one term: one that takes whichever comes next is made anew
+    until it is that one.
+    """
+    for _ in range(CLAIMS_MAX):
+        for_one = claim if claim.expect is not None else replace(claim, expect=look().term)
+        reply = send(_sealed_claim(for_one, sealing))
+        if claim.expect is not None or reply.code is not Code.CONFLICT:
+            break
+    return reply
+
+
+def _sealed_claim(claim: Claim, sealing: Sealing) -> Claim:
+    """A dash: the group's keys say that nothing is sealed (any more)."""
+    if sealing.sealer is None:
+        return replace(claim, seal="-")
+    writer = claim.writer
+    told: dict[str, Any] = {"node": writer.node, "boot": writer.boot, "by": claim.by, "reason": claim.reason}
+    if claim.skip != ZERO_ID:
+        told["skip"] = str(claim.skip)
+    told["version"] = claim.version
+    return replace(claim, seal=sealing.sealer.sign_claim(told, floor=claim.floor, expect=claim.expect or 0))
 
 
 def pairs_of(flat: list[Any]) -> dict[bytes, bytes]:

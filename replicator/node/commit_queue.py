@@ -162,7 +162,15 @@ class CommitQueue:
             if before >= version:
                 return
             codec, body, digest = encode_version(version, before=before, by=by)
-            record = node_state.change(codec=codec, body=body, digest=digest, count=1, at=now_ms(), version=version)
+            record = node_state.change(
+                codec=codec,
+                body=body,
+                digest=digest,
+                count=1,
+                at=now_ms(),
+                version=version,
+                sealer=self._writer.sealing.sealer,
+            )
             self._writer.write(record, changes=[])
 
     def give_up(self, waiting: Waiting) -> ReplicatorError:
@@ -284,6 +292,7 @@ class CommitQueue:
             at=now_ms(),
             wants_acks=wants_acks,
             trace="" if append is None else append.header,
+            sealer=self._writer.sealing.sealer,
         )
         since = [waiting.since for waiting in batch] if self._counters.timings is not None else ()
         if append is None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from ..errors import ReplicatorError, StateError
 from ..format.codec import digest_of_pieces
 from ..format.ids import RecordId
+from ..format.records import Closed, Opens
+from ..format.seals import Refused
 from ..protocol.group import NO_DIGEST
 from ..replica.replica import Replica
 from ..runtime.event_log import EventLogger
@@ -24,9 +26,20 @@ _UNREADABLE = Lasting("state.not_compared", "state.compared", "the state can be 
 
 
 class Digester:
-    """Of one node. `done` is given each digest, of what, and how often the state had been replaced by then."""
+    """Of one node. `done` is given each digest, of what, and how often the state had been replaced by then.
 
-    def __init__(self, replica: Replica, problems: Problems, *, done: Callable[[RecordId, str, int], None]) -> None:
+    `opens`: of its log. In a group that has a key, what others are told of a digest is blinded.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        problems: Problems,
+        *,
+        done: Callable[[RecordId, str, int], None],
+        opens: Opens = None,
+    ) -> None:
+        self._opens = opens
         self._replica = replica
         self._problems = problems
         self._done = done
@@ -48,11 +61,12 @@ class Digester:
         with applied.lock:
             if not applied.markers:  # a snapshot took the place of the state meanwhile
                 return
-            (at, pieces, ledger), replaced = applied.markers.pop(), applied.replaced
+            (at, pieces, ledger, body), replaced = applied.markers.pop(), applied.replaced
         digest = NO_DIGEST
         try:
             with HeldCollector(freezes=False) as collector:
                 digest = digest_of_pieces(Turns().over(collector.drawing(pieces)), ledger=ledger.compared())
+            digest = self._told(digest, body)
             self._problems.solved(SNAPSHOT)
             self._log_once.over("digest")
         except StateError as error:
@@ -61,3 +75,12 @@ class Digester:
         except ReplicatorError as error:
             self._problems.report(SNAPSHOT, error)
         self._done(at, digest, replaced)
+
+    def _told(self, digest: str, marker: bytes) -> str:
+        """What others are told of a digest at a marker, by the body of that."""
+        if self._opens is None or isinstance(self._opens, Closed):
+            return digest
+        try:
+            return self._opens.blinded(digest, marker)
+        except Refused:  # its key was dropped meanwhile: nobody compares what was found there
+            return NO_DIGEST

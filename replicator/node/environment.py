@@ -87,7 +87,7 @@ _KEYWORDS: Mapping[str, Callable[[str], Any]] = {
 VARIABLES = tuple(variable(setting) for setting in (*_KEYWORDS, "redis_password_file", "http", "advertise"))
 
 #: A name that is as like one of these was meant to be it; those of other programs of ours are less so.
-_NEAR = 0.7
+_NEAR = 0.71
 
 #: Of `replicator acl`: the password of a user that it prints, and not that of the node.
 _OF_ACL = "REPLICATOR_ACL_PASSWORD_FILE"

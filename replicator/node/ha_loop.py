@@ -84,7 +84,7 @@ class HaLoop:
         self._policy = policy
         self._own_name = own_name
         self._handover = handover
-        self._digester = Digester(replica, problems, done=self._digested)
+        self._digester = Digester(replica, problems, done=self._digested, opens=log.sealing)
         self._state_writer = StateWriter(replica, problems, name=self._name)
         self._markers = MarkerSchedule(parts.primary.commits, problems, every_s=policy.verify_every_s, name=self._name)
         self._divergence = DivergenceWatch(replica, self.reporter.heartbeat, wake=wake)

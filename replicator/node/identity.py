@@ -113,6 +113,9 @@ def check_log_is_mine(log: Log, view: View, look: GroupView, app: str) -> None:
             f"{look.head.log_id}: the URL leads to another Redis, or the data directory is another group's. Give "
             f"this node the right --redis, or an empty --data-dir"
         )
+    if look.head is not None and look.head.sealed and log.sealing is None:
+        problem = f"the records of group {log.group} are sealed, and this node has no key: give it the group's key file"
+        raise ConfigError(setting="key_file", problem=problem)
     if look.head is not None and look.head.app not in ("", app):
         raise _other_app(f"the log of group {log.group} at {log.url}", look.head.app, app, "group")
 

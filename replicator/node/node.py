@@ -18,12 +18,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, Unpack, overload
 
 from .. import tracing
 from ..errors import ConfigError, NotRunning, ReplicatorError
 from ..format.codec import Encoded
 from ..format.ids import RecordId, Writer
+from ..log.interface import Log
 from ..log.redis_log import RedisLog
 from ..protocol.group import GroupView, Reply
 from ..runtime import checks
@@ -31,6 +32,7 @@ from ..runtime.event_log import speaking
 from ..runtime.request_writes import NOTED
 from ..state.changes import Change
 from ..state.contract import check_state
+from ..storage.keyring import sealing_of
 from ..storage.payload import Published
 from .acks import Level
 from .async_calls import AsyncCalls
@@ -51,6 +53,9 @@ from .scheduler import OwnThreads
 from .speaker import NodeSpeaker
 from .vitals import Vitals, check_watchdog
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from ..format.sealing import Sealing
 
 __all__ = ["Node"]
 
@@ -114,7 +119,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
             state=state,
             options=options,
             release=release,
-            log=log if log is not None else RedisLog(redis, group, timeout_s=answer_within_s(lease.length_s)),
+            log=_log_with(sealing_of(options.key_file, group), log, redis, group, answer_within_s(lease.length_s)),
             scheduler=scheduler,
             lease=lease,
             problems=problems,
@@ -450,3 +455,12 @@ def _committed(
     if level.kind != "appended" and not are_rejected(results):
         running.acks.wait(level, id_, deadline - time.monotonic())
     return checked(results)
+
+
+def _log_with(sealing: Sealing | None, log: Log | None, redis: str, group: str, timeout_s: float) -> Log:
+    """The log that was given, or that in this Redis, by whose keys its records are sealed, if the group has some."""
+    if log is None:
+        return RedisLog(redis, group, timeout_s=timeout_s, sealing=sealing)
+    if sealing is not None:
+        log.sealing = sealing
+    return log

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict, cast
 
+from ..errors import ConfigError
 from ..format.ids import TERM_MAX
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
@@ -69,6 +70,7 @@ class NodeKeywords(TypedDict, total=False):
     beat_every_s: float | None
     snapshot_bytes_max: int
     watchdog_s: float | None
+    key_file: str | Path | None
 
 
 class HostedNodeKeywords(NodeKeywords, ReleaseKeywords, total=False):
@@ -110,7 +112,8 @@ class NodeOptions:
     three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
     is unpacked, its bytes and what JSON makes of them (`format/unpacked_size.py`); the same on all nodes. `watchdog_s`:
     for how long the event loop of `async with node` may not turn, and a `watchdog` not return, before the node leads no
-    more (`vitals.py`); None: for as long as the lease is; 0: the loop may do as it likes.
+    more (`vitals.py`); None: for as long as the lease is; 0: the loop may do as it likes. `key_file`: the keys of the
+    group, if its records are sealed (`storage/keyring.py`); the same on all nodes; None: they are not.
 
     Raises `ConfigError`.
     """
@@ -126,6 +129,7 @@ class NodeOptions:
     beat_every_s: float | None = None
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX
     watchdog_s: float | None = None
+    key_file: str | Path | None = None
 
     def __post_init__(self) -> None:
         Level.parse(self.ack)
@@ -142,6 +146,8 @@ class NodeOptions:
         checks.choice("on_log_lost", self.on_log_lost, ON_LOG_LOST)
         checks.choice("failover_without", self.failover_without, FAILOVER_WITHOUT)
         checks.choice("on_apply_error", self.on_apply_error, ON_APPLY_ERROR)
+        if not isinstance(self.key_file, str | Path | None):
+            raise ConfigError(setting="key_file", problem=f"{self.key_file!a:.80} is not the path of a file")
         checks.whole("snapshot_bytes_max", self.snapshot_bytes_max, least=1, most=TERM_MAX)
 
     @property

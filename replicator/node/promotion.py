@@ -59,6 +59,8 @@ def not_promoted(node: str, reply: Reply, log: Log) -> ReplicatorError:
         return CorruptRecord.stray(reply.id)
     if reply.code is Code.LOST:
         return LogLost(what=f"the log of group {log.group} is gone from {log.url}")
+    if reply.code is Code.SEALED:
+        return PromotionRefused(node, "the records of its group are sealed, and no key was given: give --key-file")
     if reply.code is Code.OTHER_APP:
         return PromotionRefused(
             node, f"the log is of `{reply.app}`, and that node of another application", code=ReasonCode.OTHER_APP.value

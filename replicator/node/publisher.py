@@ -246,6 +246,7 @@ class Publisher:
                     count=1,
                     at=now_ms(),
                     wants_acks=wants_acks if body is bodies[-1] else 0,
+                    sealer=self._writer.sealing.sealer,
                 )
                 self._writer.write(record, until=until)
         return Published("patch", record.id, sum(map(len, bodies)))
@@ -270,6 +271,7 @@ class Publisher:
             body=body,
             at=now_ms(),
             wants_acks=wants_acks if count else 0,
+            sealer=self._writer.sealing.sealer,
         )
 
 

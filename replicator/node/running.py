@@ -155,7 +155,7 @@ def joined(setup: NodeSetup) -> RunningNode:
 
     Raises what `Node.start` raises; then the data directory is free again.
     """
-    checkpoint = Checkpoint(setup.data_dir, setup.group, node=setup.name)
+    checkpoint = Checkpoint(setup.data_dir, setup.group, node=setup.name, opens=setup.log.sealing)
     try:
         check_data_is_mine(checkpoint, setup.release.app)
         checkpoint.note("state", kind_of(setup.state))

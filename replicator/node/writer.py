@@ -27,7 +27,8 @@ from ..errors import (
     Stalled,
 )
 from ..format.ids import RecordId
-from ..format.records import ChangeRecord, PartRecord, Record
+from ..format.records import ChangeRecord, Closed, PartRecord, Record
+from ..format.seals import UNSEALED
 from ..log.interface import Log
 from ..protocol.election import NOBODY
 from ..protocol.group import Code, Reply
@@ -79,6 +80,8 @@ class RecordWriter:
         self._log = log
         self._replica = replica
         self._lease = lease
+        #: Its `sealer` seals what is written.
+        self.sealing = UNSEALED if log.sealing is None or isinstance(log.sealing, Closed) else log.sealing
         self._patience_s = patience_s
         #: A record that may be in the log: it is sent again before anything else is.
         self.unresolved: Sent | None = None

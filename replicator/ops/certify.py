@@ -30,6 +30,7 @@ from ..state import ReplicatedState, State, TypedResults
 from ..state.class_name import are_alike, kind_of
 from ..state.contract import at_version, check_state
 from ..storage.checkpoint_reader import CheckpointReader, DamagedCheckpoint
+from ..storage.keyring import Keys
 from ..storage.payload import rebuilt_from
 from ..storage.untrusted_sqlite import check_is_file, head_of
 from .common import Step
@@ -39,6 +40,9 @@ __all__ = ["CannotRebuild", "Certificate", "Compared", "NodeFacts", "certify", "
 
 #: Records per read: at most 32 MiB, if all of them are full.
 RECORDS_AT_ONCE = 128
+
+#: The stream keeps about a thousand.
+ACKS_AT_ONCE = 10_000
 
 #: How often a checkpoint is copied, and the pause in between. A node that writes much checkpoints its write-ahead log
 #: every 4 MiB, and a copy that is made meanwhile may be torn.
@@ -159,7 +163,13 @@ class Compared:
 
 
 @contextlib.contextmanager
-def copied(data_dir: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[CheckpointReader]:
+def copied(
+    data_dir: Path,
+    *,
+    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    keys: Keys | None = None,
+    is_closed: bool = False,
+) -> Iterator[CheckpointReader]:
     """Open a copy of the checkpoint of a node that may be running; the copy is removed in the end.
 
     The file itself changes only when the write-ahead log is written back, after which that begins anew. A copy made
@@ -171,18 +181,21 @@ def copied(data_dir: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> I
     source = data_dir / "checkpoint.sqlite"
     with (
         tempfile.TemporaryDirectory(prefix="replicator-") as directory,
-        _whole(source, Path(directory), snapshot_bytes_max) as copy,
+        _whole(source, Path(directory), snapshot_bytes_max, keys, is_closed=is_closed) as copy,
     ):
         yield copy
 
 
-def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> CheckpointReader:
+def _whole(
+    source: Path, directory: Path, snapshot_bytes_max: int, keys: Keys | None, *, is_closed: bool
+) -> CheckpointReader:
     """Copy until a copy is whole. Damaged is only what is wrong although nothing changed meanwhile."""
     for attempt in range(COPY_ATTEMPTS):
         before = _marks(source)
         place = directory / str(attempt)
         try:
-            return CheckpointReader(_copy(source, place), snapshot_bytes_max=snapshot_bytes_max)
+            copy = _copy(source, place)
+            return CheckpointReader(copy, snapshot_bytes_max=snapshot_bytes_max, keys=keys, is_closed=is_closed)
         except DamagedCheckpoint as torn:
             shutil.rmtree(place)
             problem = torn.fields["problem"]
@@ -257,11 +270,13 @@ def certify(
     progress: Progress = lambda _: None,
     assumed: bool = False,
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    keys: Keys | None = None,
 ) -> Certificate:
     """Check the log as it is now, and the checkpoints in these data directories. Their nodes may be running.
 
     `make_state` makes an empty state of the group's application. `assumed`: it is only a default, so the checkpoints
     have to confirm it. `snapshot_bytes_max`: the most that an unpacked snapshot may weigh (`format/unpacked_size.py`).
+    `keys`: those of the group, if it has some.
 
     Raises `Violation` at the first rule that does not hold; `LogLost` if there is no log, `CheckpointError` for a
     checkpoint that cannot be read, `ConfigError` for one of another application or group.
@@ -269,7 +284,8 @@ def certify(
     with contextlib.ExitStack() as stack:
         # Copied before the look at the head: the log has everything that a node had before.
         copies = [
-            stack.enter_context(copied(data_dir, snapshot_bytes_max=snapshot_bytes_max)) for data_dir in data_dirs
+            stack.enter_context(copied(data_dir, snapshot_bytes_max=snapshot_bytes_max, keys=keys))
+            for data_dir in data_dirs
         ]
         for copy, data_dir in zip(copies, data_dirs, strict=True):
             progress(f"copied the checkpoint of {copy.node}, at {copy.view.position.id}")
@@ -278,6 +294,7 @@ def certify(
                 raise ConfigError(setting="data-dir", problem=problem)
             _check_kind(copy, kind_of(make_state()), assumed=assumed)
         facts, nodes = _walked(log, copies, progress, snapshot_bytes_max)
+        _check_vouched(log)
         told = [
             _told(node, place, data_dir, make_state()) for (node, place), data_dir in zip(nodes, data_dirs, strict=True)
         ]
@@ -350,6 +367,14 @@ def _walk(log: Log, head: Head, walk: LogVerifier, nodes: Sequence[Compared], pr
             told = walk.facts.record_count // RECORDS_A_REPORT
             text = f"{walk.facts.record_count} records are good, up to {after} of {upto}"
             progress(Step(text, after.n - first, upto.n - first))
+
+
+def _check_vouched(log: Log) -> None:
+    """Check what nodes said of themselves, where the group has a key. Nobody went by what that does not vouch for."""
+    if forged := log.look().forged:
+        raise Violation("vouched", f"the key does not vouch for the heartbeats of {', '.join(forged)}")
+    if forged_acks := sorted(set(log.read(None, acks_after="0-0", count=ACKS_AT_ONCE).forged_acks)):
+        raise Violation("vouched", f"the key does not vouch for acks of {', '.join(forged_acks)}")
 
 
 def _check_sources(log: Log, walk: LogVerifier) -> None:

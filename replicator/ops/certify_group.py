@@ -14,6 +14,7 @@ from ..errors import NotPrimary
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..state import ReplicatedState
+from ..storage.keyring import Keys
 from .certify import Certificate, certify
 from .common import Progress, silent
 from .log_check import Violation
@@ -56,8 +57,12 @@ def certify_group(
     timeout_s: float = 60.0,
     progress: Progress = silent,
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    keys: Keys | None = None,
 ) -> GroupCertificate:
-    """`certify`, and then, if `compare_live`, `verify`. Raises what they do, but for `Violation`."""
+    """`certify`, and then, if `compare_live`, `verify`. `keys`: those of the group, if it has some.
+
+    Raises what they do, but for `Violation`.
+    """
     found: Certificate | None = None
     live: DigestReport | None = None
     try:
@@ -68,6 +73,7 @@ def certify_group(
             progress=progress,
             assumed=assumed,
             snapshot_bytes_max=snapshot_bytes_max,
+            keys=keys,
         )
         live = _compared(log, by, timeout_s, progress) if compare_live else None
     except Violation as violation:

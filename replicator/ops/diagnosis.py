@@ -93,8 +93,8 @@ def term_holder(look: GroupView) -> str | None:
 
 
 def checks_of_group(look: GroupView) -> list[Check]:
-    """The checks of the log, the primary, automatic failover, the standbys, states, settings, versions, and clocks."""
-    rules = (_log, _primary, _failover, _standbys, _states, _settings, _versions, _clocks)
+    """Those of the log, the primary, automatic failover, the standbys, states, settings, keys, versions and clocks."""
+    rules = (_log, _primary, _failover, _standbys, _states, _settings, _keys, _versions, _clocks)
     return [check for each in rules for check in each(look)]
 
 
@@ -345,6 +345,14 @@ def _settings(look: GroupView) -> Iterator[Check]:
     if rejects and stalls:
         what = f"on_apply_error is reject on {', '.join(rejects)}, and stall on {', '.join(stalls)}"
         yield warning("settings", what, "make it the same, or they go apart at the next error of apply()")
+
+
+def _keys(look: GroupView) -> Iterator[Check]:
+    """Whether there are heartbeats that do not count, in a group that has a key."""
+    if look.forged:
+        what = f"the group's key does not vouch for what {', '.join(look.forged)} says, so it counts for nothing"
+        do = "give that node the group's key file; if it has that, somebody else wrote this (`replicator certify`)"
+        yield problem("keys", what, do)
 
 
 # --- versions --------------------------------------------------------------------------------------------------------

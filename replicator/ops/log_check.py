@@ -46,6 +46,7 @@ RULES = {
     "body": ("every entry is a record, whose body decodes and fits its digest", "it is damaged, or somebody else's"),
     "snapshot": ("parts follow one another, and show a state of their own term", "no node can be rebuilt from it"),
     "head": ("what Redis keeps beside the log is what the log shows", "something wrote past the scripts"),
+    "vouched": ("the group's key vouches for heartbeats and acks", "somebody without the key wrote them"),
     "checkpoint": ("a node has of the log what the log has (G2, G7)", "the node has another history"),
     "state": ("states at equal positions are equal (G6)", "apply() is not deterministic, or a disk lied"),
 }
@@ -230,11 +231,11 @@ class LogVerifier:
     def _take_change(self, record: ChangeRecord) -> None:
         with as_violation():
             if record.codec == ACT:
-                decode_act(record.body, record.digest, record.version, id_=str(record.id))
+                decode_act(record.payload, record.digest, record.version, id_=str(record.id))
             elif record.codec == CODEC:
                 self._take_patch(record)
             else:
-                decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+                decode_changes(record.codec, record.payload, record.digest, record.count, id_=str(record.id))
         self.facts.change_count += record.count if record.codec != ACT else 0
         self.facts.marker_count += not record.count
         self._changed = last_change_after(record) or self._changed
@@ -382,8 +383,8 @@ class _Parts:
         if same != (first.as_of, first.changed, first.codec, first.replaces, first.version):
             problem = f"{record.id} is part {record.part} of another snapshot than {first.id}, which it follows"
             raise Violation("snapshot", problem, ids=(first.id, record.id))
-        self._file.write(record.body)
-        self._sizes.append(len(record.body))
+        self._file.write(record.payload)
+        self._sizes.append(len(record.payload))
 
     @property
     def count(self) -> int:

@@ -38,6 +38,7 @@ class Code(Enum):
     STRAY = "stray"
     WHOLE = "whole"
     OTHER_APP = "otherapp"
+    SEALED = "sealed"
 
 
 class Reply(NamedTuple):
@@ -89,6 +90,7 @@ class Head(NamedTuple):
     whole: str = ""
     whole_at: int = 0
     app: str = ""
+    sealed: bool = False
     history_count: int = 0
     since: int = 0
     left: int = 0
@@ -112,6 +114,7 @@ class GroupView(NamedTuple):
     wrote there. `now_ms`: the clock of Redis. `lease_ms`: what is left of the holder's lease, never more than was asked
     for; None: no lease runs. `lease`: its text, another one after each renewal (see `LeaseText`); empty: there is none.
     `marred`: what in the group's keys cannot have been written by our scripts; if that is the head, `head` is None.
+    `forged`: under whose names there are heartbeats that the group's key does not vouch for; they count as none.
     """
 
     run: str
@@ -123,6 +126,7 @@ class GroupView(NamedTuple):
     now_ms: int = 0
     lease: str = ""
     marred: str = ""
+    forged: tuple[str, ...] = ()
 
     @property
     def same_run(self) -> bool:
@@ -182,6 +186,8 @@ class Claim:
 
     For the history: `what` this promotion is (empty: what the log sees), whether it is `forced`, and how the term
     before `ended` if no lease runs (empty: nothing more is known).
+
+    `seal`: what vouches for it in a group that has a key (`format/sealing.py`); the log that sends it sets it.
     """
 
     writer: Writer
@@ -204,3 +210,4 @@ class Claim:
     what: str = ""
     forced: bool = False
     ended: str = ""
+    seal: str = ""

@@ -17,7 +17,7 @@ Who leads is derived, never stored, in three levels, each of which takes the one
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, seal_change, seal_part
@@ -25,6 +25,9 @@ from . import election
 from .fold import Verdict, View, ends_before, holds, is_beyond, step
 from .group import Code, GroupView, Reply
 from .heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from ..format.sealing import Sealer
 
 __all__ = ["NodeState", "Snapshot", "role_of"]
 
@@ -215,10 +218,12 @@ class NodeState(NamedTuple):
         wants_acks: int = 0,
         version: int = 0,
         trace: str = "",
+        sealer: Sealer | None = None,
     ) -> ChangeRecord:
         """Make the record that carries these changes, right after its position. Only of a primary.
 
-        `version`: the one to which it raises the group; 0: it does not. `trace`: see `ChangeRecord`.
+        `version`: the one to which it raises the group; 0: it does not. `trace`: see `ChangeRecord`. `sealer`: seals
+        it; None: the group has no key.
         """
         assert self.is_primary
         return seal_change(
@@ -233,6 +238,7 @@ class NodeState(NamedTuple):
             wants_acks=wants_acks,
             version=version,
             trace=trace,
+            sealer=sealer,
         )
 
     def begin_snapshot(self, *, replaces: bool = False) -> Snapshot:
@@ -265,6 +271,7 @@ class NodeState(NamedTuple):
         body: bytes,
         at: int,
         wants_acks: int = 0,
+        sealer: Sealer | None = None,
     ) -> PartRecord:
         """Make the next part of its snapshot, right after its position. Only while it holds the snapshot's term."""
         assert self.holds_term
@@ -288,4 +295,5 @@ class NodeState(NamedTuple):
             wants_acks=wants_acks,
             version=snapshot.version,
             body=body,
+            sealer=sealer,
         )

@@ -67,13 +67,16 @@ class Marker(NamedTuple):
     id: RecordId
     pieces: Iterable[Any]
     ledger: LedgerImage
+    #: Of its record: by the key that sealed it, nodes tell what they found (`Sealing.blinded`).
+    body: bytes = b""
 
 
 class AppliedState:
     """A state and its readers. `node`: whose it is. Whoever moves the state holds `lock`.
 
     `reads`: the versions of the group at which the application can apply changes and take snapshots. `rejects_errors`:
-    an exception that `apply` did not mean to raise is a rejection, as if it had said no.
+    an exception that `apply` did not mean to raise is a rejection, as if it had said no. `is_private`: the group has a
+    key, so what the application says in an exception is for this node's own log, and not for a disk or the others.
     """
 
     def __init__(
@@ -83,8 +86,10 @@ class AppliedState:
         *,
         reads: range = range(1, 2),
         rejects_errors: bool = False,
+        is_private: bool = False,
     ) -> None:
         self.state = state
+        self._is_private = is_private
         self.reads = reads
         #: The one that the group is at, at the place of this state.
         self.version = 1
@@ -166,7 +171,7 @@ class AppliedState:
                         raise  # what it left of the state nobody knows
                     raise stalled from error
         if not changes:
-            self.markers.append(Marker(record.id, self.marked(), self.ledger.image()))
+            self.markers.append(Marker(record.id, self.marked(), self.ledger.image(), record.body))
         self.applied_at = record.at
         return results
 
@@ -250,7 +255,11 @@ class AppliedState:
         return self._stall(id_, failed)
 
     def _stall(self, id_: RecordId, error: BaseException) -> Stalled:
-        stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else said(error))
+        problem = error if isinstance(error, Failed) else said(error)
+        if self._is_private:
+            cause = error.__cause__ if isinstance(error, Failed) and error.__cause__ is not None else error
+            problem = f"{type(cause).__name__}, of which the log of this node says more"
+        stalled = Stalled(id=id_, problem=problem)
         self.stalled = str(stalled)
         return stalled
 
@@ -288,6 +297,6 @@ def changes_of(record: Record) -> list[Any]:
     if not isinstance(record, ChangeRecord):
         return []
     if record.codec == ACT:
-        decode_act(record.body, record.digest, record.version, id_=str(record.id))
+        decode_act(record.payload, record.digest, record.version, id_=str(record.id))
         return []
-    return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+    return decode_changes(record.codec, record.payload, record.digest, record.count, id_=str(record.id))

@@ -90,7 +90,7 @@ class Rebuild:
 
         If there is none before it, what the disk has staged is of another snapshot, which broke off.
         """
-        return chain(islice(self.saved.checkpoint.staged(), last.part), [last.body])
+        return chain(islice(self.saved.checkpoint.staged(), last.part), [last.payload])
 
     def take(self, step: Step, before: View, after: NodeState, rebuild: Callable[[PartRecord, Ending], None]) -> None:
         """Put the snapshot that this last part completes in the place of the state. `rebuild` does it."""

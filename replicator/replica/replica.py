@@ -96,7 +96,9 @@ class Replica:
         self.write_lock = WriteLock()
         self.counters = Counters()
         self.known = NodeStateCell(NodeState(me=me, view=View()))
-        self.applied = AppliedState(state, me.node, reads=reads, rejects_errors=rejects_errors)
+        self.applied = AppliedState(
+            state, me.node, reads=reads, rejects_errors=rejects_errors, is_private=checkpoint.is_private
+        )
         self.saved = SaveQueue(checkpoint, boot=me.boot, counters=self.counters)
         #: Stale records that were ignored since the start.
         self.rejected = 0

@@ -192,7 +192,7 @@ class Restoring:
         with self._changed:
             self._saved = part.part + 1
             if len(self._held) < HELD_BODIES_MAX:
-                self._held[part.part] = part.body
+                self._held[part.part] = part.payload
             self._changed.notify_all()
 
     def complete(self, last: PartRecord, ending: Ending) -> None:
@@ -243,7 +243,7 @@ class Restoring:
             at += 1
         assert self._last is not None
         self.decoder.digest = self._last.digest
-        yield self._last.body
+        yield self._last.payload
 
     def _wait_for(self, at: int, collector: HeldCollector) -> bytes | None:
         """The body of a part; empty if it is to be read; None if this is the last one."""

@@ -55,7 +55,11 @@ class WholeUpdater:
         self._applied = rebuild.applied
         self._saved = rebuild.saved
         self._checkpoint = rebuild.saved.checkpoint
-        self.whole = Whole(self._checkpoint.data_dir, snapshot_bytes_max=rebuild.snapshot_bytes_max)
+        self.whole = Whole(
+            self._checkpoint.data_dir,
+            snapshot_bytes_max=rebuild.snapshot_bytes_max,
+            is_private=self._checkpoint.is_private,
+        )
         #: Held while the state is written. What of it moves when a record is taken moves under its lock.
         self._writing = threading.Lock()
         #: Up to where the state was what was published, before it was `unwritten`.

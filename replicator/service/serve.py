@@ -23,6 +23,7 @@ from ..runtime.signals import on_end
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
 from ..storage import disk
+from ..storage.keyring import sealing_of
 from .access import Access
 from .kept_files import KeptFiles
 from .run import RunOptions, RunProgram
@@ -114,7 +115,7 @@ def serve(
         run=run,
         publish_every_s=program.publish_every_s,
     )
-    feed = Feed(lambda: RedisLog(redis, group), told_by=f"node {name}")
+    feed = Feed(lambda: RedisLog(redis, group, sealing=sealing_of(options.key_file, group)), told_by=f"node {name}")
     page = ui_routes(feed)
     served = health_app(node, routes=page) if beside else registry_app(node, routes=page)
     server = WebServer(

@@ -54,7 +54,7 @@ from typing import Any, NamedTuple
 
 from replicator.errors import CheckpointError, CorruptRecord
 from replicator.format.ids import ZERO_ID, RecordId
-from replicator.format.records import ChangeRecord
+from replicator.format.records import ChangeRecord, Opens, is_private
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import Verdict, View
 from replicator.runtime.gil import let_others_run
@@ -69,6 +69,7 @@ from replicator.storage.checkpoint_file import (
     base_version_of,
     bodies_in,
     changes_in,
+    with_digest,
 )
 from replicator.storage.checkpoint_sync import SyncedDatabase
 from replicator.storage.directory_lock import DirectoryLock
@@ -95,8 +96,10 @@ class Loaded(NamedTuple):
 class Checkpoint:
     """The checkpoint of one node. Every method may be called from any thread; one process at a time has it."""
 
-    def __init__(self, data_dir: Path, group: str, *, node: str) -> None:
+    def __init__(self, data_dir: Path, group: str, *, node: str, opens: Opens = None) -> None:
         """Lock the directory, check what is there, begin a file if there is none.
+
+        `opens`: what opens the records of the group, and seals its state in a fork (`format/sealing.py`).
 
         Raises `CheckpointError` if another process has the directory, if the file is another group's, another node's,
         another program's or a newer version's, and if the disk cannot be read or written. A damaged file is set aside:
@@ -105,6 +108,7 @@ class Checkpoint:
         self.data_dir = data_dir = data_dir.absolute()  # wherever this process goes
         self.path = data_dir / "checkpoint.sqlite"
         self._owner = Owner(f"the checkpoint {self.path}")
+        self._opens = opens
         self._mutex = threading.RLock()
         quiet_before_fork(self._mutex)
         self._database = SyncedDatabase(self.path, self._mutex)
@@ -119,8 +123,9 @@ class Checkpoint:
         try:
             with translated(self.path):
                 self._saved, self._left, self.set_aside = opened_or_begun(self.path, self.lock, group, node)
-                self._synced = self._saved
                 self._database.open()
+                self._saved = with_digest(self._saved, self._rows_of_now(), self._left.changes, self.path, opens)
+                self._synced = self._saved
                 self._weights = weights_of(self._database.connection, self._saved, self._left.changes)
         except BaseException:
             self.close()
@@ -146,7 +151,7 @@ class Checkpoint:
     def payload(self, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any] | None:
         """The pieces of the newest complete snapshot, decoded as they are drawn; None if there never was one."""
         payload = self._saved.payload
-        return None if payload is None else _pieces(self.path, payload, self._rows_of_now(), snapshot_bytes_max)
+        return None if payload is None else _pieces(self.path, payload, self.bodies(), snapshot_bytes_max)
 
     def ledger(self) -> bytes:
         """What the library keeps beside the state, as the newest complete snapshot has it; empty: nothing."""
@@ -162,21 +167,24 @@ class Checkpoint:
         """The bodies of its parts."""
         payload = self._saved.payload
         return (
-            iter(()) if payload is None else bodies_in(self._rows_of_now(), payload.number, payload.run.rows, self.path)
+            iter(())
+            if payload is None
+            else bodies_in(self._rows_of_now(), payload.number, payload.run.rows, self.path, opens=self._opens)
         )
 
     def changes(self) -> Iterator[ChangeRecord]:
         """The changes that the payload does not contain, in order; without a payload, all since the beginning."""
-        return changes_in(self._rows_of_now(), self._left.changes)
+        return changes_in(self._rows_of_now(), self._left.changes, opens=self._opens)
 
     def staged(self) -> Iterator[bytes]:
         """The bodies of the parts of the snapshot that is passing by, in order, as far as they were saved."""
         staged = self._saved.staged
-        return bodies_in(self._rows_of_now(), staged.number, staged.run.rows, self.path)
+        return bodies_in(self._rows_of_now(), staged.number, staged.run.rows, self.path, opens=self._opens)
 
     def staged_part(self, part: int) -> bytes:
         """One of these bodies. Raises `CheckpointError`, also if it is not there, or not any more."""
-        return next(bodies_in(self._rows_of_now(), self._saved.staged.number, part + 1, self.path, start=part))
+        number = self._saved.staged.number
+        return next(bodies_in(self._rows_of_now(), number, part + 1, self.path, start=part, opens=self._opens))
 
     def _rows_of_now(self) -> Rows:
         """Reads rows as long as they belong to the present payload: `staged.number` moves when another becomes it."""
@@ -209,6 +217,11 @@ class Checkpoint:
     def payload_bytes(self) -> int:
         """Bytes of the bodies of the payload's parts."""
         return self._saved.payload.run.size if self._saved.payload else 0
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the group has a key: nothing of its state stands on the disk as it is."""
+        return is_private(self._opens)
 
     @property
     def group(self) -> str:
@@ -317,7 +330,7 @@ class Checkpoint:
         with translated(self.data_dir / "forks"):
             with self._mutex:
                 saved, draft = self._saved, copy_database(self._database.connection, self.data_dir / "forks")
-            return finish_fork(draft, saved, reason, parted_id, of_state)
+            return finish_fork(draft, saved, reason, parted_id, of_state, opens=self._opens)
 
     def copy_to(self, place: Path) -> None:
         """Copy the data directory as it is between two saves: what a process leaves that is killed now."""
@@ -347,8 +360,7 @@ class Checkpoint:
         self.lock.release()
 
 
-def _pieces(path: Path, payload: Payload, rows: Rows, snapshot_bytes_max: int) -> Iterator[Any]:
-    bodies = bodies_in(rows, payload.number, payload.run.rows, path)
+def _pieces(path: Path, payload: Payload, bodies: Iterable[bytes], snapshot_bytes_max: int) -> Iterator[Any]:
     with _decodable(path):
         yield from payload.pieces(bodies, snapshot_bytes_max=snapshot_bytes_max)
 

@@ -35,11 +35,12 @@ from replicator.errors import CheckpointError, ConfigError, CorruptRecord
 from replicator.format.acts import decode_act
 from replicator.format.codec import SnapshotDecoder, digest_of, ledger_in
 from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
-from replicator.format.records import ChangeRecord, parse
+from replicator.format.records import CLOSED, ChangeRecord, Opens, parse
 from replicator.format.snapshot_parts import Progress
 from replicator.format.term_ends import parse_ends, show_ends
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import Holder, Verdict, View, step
+from replicator.storage.kept_parts import opened_part
 from replicator.storage.untrusted_sqlite import Guarded, NotAsItShouldBe, head_of
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "inspect",
     "opened",
     "parts_under_way",
+    "with_digest",
 ]
 
 #: In the header of the file: "Rckp", so that nobody's other database is taken for ours.
@@ -141,6 +143,8 @@ class Payload(NamedTuple):
     digest: str
     replaces: bool
     version: int = 1
+    #: Then its digest is sealed, too, and not written down: `with_digest` opens it.
+    is_sealed: bool = False
 
     @property
     def last_change(self) -> RecordId:
@@ -233,7 +237,9 @@ def _progress_to_json(progress: Progress) -> dict[str, Any]:
 
 def _payload_to_json(payload: Payload) -> dict[str, Any]:
     fields = payload._asdict() | {"as_of": str(payload.as_of), "changed": str(payload.changed)}
-    del fields["version"]
+    del fields["version"], fields["is_sealed"]
+    if payload.is_sealed:
+        fields |= {"digest": "", "sealed": True}
     return fields | _version_to_json(payload.version)
 
 
@@ -296,13 +302,24 @@ def _progress_from_json(value: object) -> Progress:
 
 def _payload_from_json(value: object) -> Payload:
     version, rest = _version_from_json(value)
+    is_sealed, rest = _sealed_from_json(rest)
     fields = _object(rest, number=int, run=list, as_of=str, changed=str, codec=str, digest=str, replaces=bool)
     return Payload(**fields | {
         "version": version,
+        "is_sealed": is_sealed,
         "run": _run_from_json(fields["run"]),
         "as_of": Position.parse(fields["as_of"]),
         "changed": RecordId.parse(fields["changed"]),
     })  # fmt: skip
+
+
+def _sealed_from_json(value: object) -> tuple[bool, object]:
+    """Whether that is written down, and the rest."""
+    if not isinstance(value, dict) or "sealed" not in value:
+        return False, value
+    if value["sealed"] is not True:
+        raise ValueError("sealed is not true")
+    return True, {name: each for name, each in value.items() if name != "sealed"}
 
 
 def _run_from_json(value: object) -> Run:
@@ -447,7 +464,7 @@ def _with_changes(db: Guarded, saved: Saved, given_up: RecordId) -> Saved:
 
 def _folded(view: View | None, saved: Saved, id_: RecordId, header: bytes, body: bytes) -> View:
     try:
-        verdict, after = step(view or View(), parse(str(id_), header, body), Writer(saved.node, saved.boot))
+        verdict, after = step(view or View(), parse(str(id_), header, body, CLOSED), Writer(saved.node, saved.boot))
     except CorruptRecord as problem:
         raise Damaged(str(problem)) from None
     if verdict is not Verdict.APPLY:
@@ -486,14 +503,17 @@ def _blob(value: object) -> bytes:
 Rows = Callable[[str, tuple[int, ...]], list[tuple[Any, ...]]]
 
 
-def changes_in(rows: Rows, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
-    """The changes that the payload does not contain, in order; only those after `after`. Raises `CorruptRecord`."""
+def changes_in(rows: Rows, after: RecordId = ZERO_ID, *, opens: Opens = None) -> Iterator[ChangeRecord]:
+    """The changes that the payload does not contain, in order; only those after `after`. Raises `CorruptRecord`.
+
+    `opens`: see `parse`.
+    """
     query = "SELECT term, n, header, body FROM change WHERE (term, n) > (?, ?) ORDER BY term, n LIMIT ?"
     last = after
     while found := rows(query, (*last, ROWS_AT_ONCE)):
         for term, n, header, body in found:
             last = RecordId(term, n)
-            record = parse(str(last), header, body)
+            record = parse(str(last), header, body, opens)
             if not isinstance(record, ChangeRecord):
                 raise CorruptRecord(id=str(last), problem=f"it is a {record.kind}, and not a change")
             yield record
@@ -505,17 +525,46 @@ def base_version_of(view: View, changes: Callable[[], Iterable[ChangeRecord]]) -
         return 1  # it only ever rises
     raised = (record for record in changes() if record.version)
     for record in raised:
-        return int(decode_act(record.body, record.digest, record.version, id_=str(record.id))["before"])
+        return int(decode_act(record.payload, record.digest, record.version, id_=str(record.id))["before"])
     return view.version
 
 
-def bodies_in(rows: Rows, snapshot: int, count: int, path: Path, start: int = 0) -> Iterator[bytes]:
-    """The bodies of the first `count` parts of the snapshot with this number, but for those before `start`."""
+def bodies_in(
+    rows: Rows, snapshot: int, count: int, path: Path, start: int = 0, *, opens: Opens = None
+) -> Iterator[bytes]:
+    """The payloads of the first `count` parts of the snapshot with this number, but for those before `start`.
+
+    `opens`: see `parse`. Raises `CorruptRecord`.
+    """
     for part in range(start, count):
-        found = rows("SELECT body FROM part WHERE (snapshot, part) = (?, ?)", (snapshot, part))
-        if not found:
-            raise CheckpointError(path=path, problem=REPLACED)
-        yield found[0][0]
+        yield opened_part(_row_of(rows, snapshot, part, path), part, opens, what="the snapshot")[0]
+
+
+def _row_of(rows: Rows, snapshot: int, part: int, path: Path) -> bytes:
+    found = rows("SELECT body FROM part WHERE (snapshot, part) = (?, ?)", (snapshot, part))
+    if not found:
+        raise CheckpointError(path=path, problem=REPLACED)
+    return bytes(found[0][0])
+
+
+def with_digest(saved: Saved, rows: Rows, given_up: RecordId, path: Path, opens: Opens) -> Saved:
+    """What a file says of itself, with what is sealed of that, once it is known that these keys open what it has.
+
+    The end of its snapshot and its first change are tried: where they open, all opens that was written at that time.
+    Raises `CheckpointError`.
+    """
+    payload = saved.payload
+    try:
+        next(changes_in(rows, given_up, opens=opens), None)
+        if payload is None:
+            return saved
+        last = payload.run.rows - 1
+        _, digest = opened_part(_row_of(rows, payload.number, last, path), last, opens, what="the snapshot")
+    except CorruptRecord as problem:
+        what, why = problem.fields["id"], problem.fields["problem"]
+        hint = "give the keys that it was written with, or move it away, and the node rebuilds itself from the log"
+        raise CheckpointError(path=path, problem=f"{what} in it cannot be opened: {why}; {hint}") from None
+    return saved._replace(payload=payload._replace(digest=digest)) if payload.is_sealed else saved
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 from replicator.errors import CheckpointError, CorruptRecord
 from replicator.format.ids import ZERO_ID, RecordId
-from replicator.format.records import ChangeRecord
+from replicator.format.records import CLOSED, ChangeRecord, Opens, is_private
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import View
 from replicator.storage.checkpoint_file import (
@@ -22,7 +22,9 @@ from replicator.storage.checkpoint_file import (
     bodies_in,
     changes_in,
     opened,
+    with_digest,
 )
+from replicator.storage.keyring import Keys
 
 __all__ = ["CheckpointReader", "DamagedCheckpoint"]
 
@@ -34,19 +36,40 @@ class DamagedCheckpoint(CheckpointError):
 class CheckpointReader:
     """A checkpoint that nobody writes: a fork, or a copy. Checked as a whole when it is opened, and left as it is.
 
-    `snapshot_bytes_max`: what its snapshot may weigh when it is unpacked (`format/unpacked_size.py`).
+    `snapshot_bytes_max`: what its snapshot may weigh when it is unpacked (`format/unpacked_size.py`). `keys`: those of
+    the group, if it has some. `is_closed`: only what is not sealed is asked for.
     """
 
-    def __init__(self, path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+        keys: Keys | None = None,
+        is_closed: bool = False,
+    ) -> None:
         """Raises `DamagedCheckpoint`, or `CheckpointError` if it is not ours or cannot be read."""
         self.path = path
         self.snapshot_bytes_max = snapshot_bytes_max
         with self._translated():
             self._db, self._saved, self._left = opened(path)
+        group = self._saved.group
+        self._opens: Opens = CLOSED if is_closed else keys.of(group) if keys is not None else None
+        if not is_closed:
+            try:
+                self._saved = with_digest(self._saved, self._rows, self._left.changes, path, self._opens)
+            except BaseException:
+                self._db.close()
+                raise
 
     @property
     def group(self) -> str:
         return self._saved.group
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the group has a key."""
+        return is_private(self._opens)
 
     @property
     def node(self) -> str:
@@ -78,9 +101,8 @@ class CheckpointReader:
         payload = self._saved.payload
         if payload is None:
             return
-        bodies = bodies_in(self._rows, payload.number, payload.run.rows, self.path)
         try:
-            yield from payload.pieces(bodies, snapshot_bytes_max=self.snapshot_bytes_max)
+            yield from payload.pieces(self.bodies(), snapshot_bytes_max=self.snapshot_bytes_max)
         except CorruptRecord as problem:
             raise DamagedCheckpoint(path=self.path, problem=f"its snapshot cannot be decoded ({problem})") from None
 
@@ -94,12 +116,14 @@ class CheckpointReader:
     def bodies(self) -> Iterator[bytes]:
         """The bodies of the parts of that snapshot."""
         payload = self._saved.payload
-        return iter(()) if payload is None else bodies_in(self._rows, payload.number, payload.run.rows, self.path)
+        if payload is None:
+            return iter(())
+        return bodies_in(self._rows, payload.number, payload.run.rows, self.path, opens=self._opens)
 
     def changes(self, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
         """The changes since that snapshot, in order; only those after `after`. Raises `DamagedCheckpoint`."""
         try:
-            yield from changes_in(self._rows, max(after, self._left.changes))
+            yield from changes_in(self._rows, max(after, self._left.changes), opens=self._opens)
         except CorruptRecord as problem:
             # Whoever made it made its hashes as well.
             raise DamagedCheckpoint(path=self.path, problem=problem) from None

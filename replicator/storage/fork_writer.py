@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from replicator.format.codec import SnapshotEncoder
 from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId
-from replicator.format.snapshot_parts import Cutter
+from replicator.format.records import Closed, Opens
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.storage import disk
 from replicator.storage.checkpoint_file import GIVEN_UP, Payload, Run, Saved, Staged
 from replicator.storage.database_files import create, discard, unused, utc_now
+from replicator.storage.kept_parts import bodies_of, sealed_parts
 
 __all__ = ["UNFINISHED", "StateInFork", "copy_database", "finish_fork", "forks_in", "id_in"]
 
@@ -73,12 +74,21 @@ def id_in(path: Path) -> str:
 
 
 def finish_fork(
-    draft: Path, saved: Saved, reason: str, parted_id: RecordId, of_state: StateInFork | None = None
+    draft: Path,
+    saved: Saved,
+    reason: str,
+    parted_id: RecordId,
+    of_state: StateInFork | None = None,
+    *,
+    opens: Opens = None,
 ) -> Path:
-    """Make a fork of the copy of what is `saved`; the file in which it is, on the disk when this returns."""
+    """Make a fork of the copy of what is `saved`; the file in which it is, on the disk when this returns.
+
+    `opens`: what seals the state, if the group has a key.
+    """
     with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         if of_state is not None:
-            _write_state(copy, saved, of_state)
+            _write_state(copy, saved, of_state, opens)
         _write_reason(copy, reason, parted_id)
     at = saved.view.position.id if saved.view else ZERO_ID
     path = unused(draft.with_name(f"{utc_now()}-{at}.sqlite"))
@@ -91,7 +101,7 @@ def _write_reason(db: sqlite3.Connection, reason: str, parted_id: RecordId) -> N
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("reason", reason), ("parted_id", str(parted_id))])
 
 
-def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork) -> None:
+def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork, opens: Opens) -> None:
     """Put the state in the place of the snapshot and the changes that the copy has."""
     assert saved.view is not None
     encoder = SnapshotEncoder(most=of_state.snapshot_bytes_max, ledger=of_state.ledger)
@@ -100,12 +110,22 @@ def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork) ->
     db.execute("DELETE FROM change")
     db.execute("DELETE FROM part")
     db.execute("DELETE FROM meta WHERE key = ?", (GIVEN_UP,))
-    for index, body in enumerate(_bodies(encoder, of_state.pieces)):
-        db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, index, body))
-        run = run.with_row(str(index), b"", body)
     view = saved.view._replace(snapshot=None, version=of_state.version)
+    sealer = None if opens is None or isinstance(opens, Closed) else opens.sealer
+    bodies = bodies_of(encoder, of_state.pieces)
+    for index, row in enumerate(bodies if sealer is None else sealed_parts(sealer, encoder, bodies, view)):
+        db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, index, row))
+        run = run.with_row(str(index), b"", row)
     payload = Payload(
-        number, run, view.position, view.changed, encoder.codec, encoder.digest, replaces=False, version=view.version
+        number,
+        run,
+        view.position,
+        view.changed,
+        encoder.codec,
+        encoder.digest,
+        replaces=False,
+        version=view.version,
+        is_sealed=sealer is not None,
     )
     after = saved._replace(
         save=saved.save + 1,
@@ -117,11 +137,3 @@ def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork) ->
     )
     db.execute("UPDATE meta SET value = ? WHERE key = 'saved'", (after.to_bytes(),))
     db.execute("COMMIT")
-
-
-def _bodies(encoder: SnapshotEncoder, pieces: Iterable[Any]) -> Iterator[bytes]:
-    cutter = Cutter()
-    for piece in pieces:
-        yield from cutter.feed(encoder.feed(piece))
-    yield from cutter.feed(encoder.finish())
-    yield cutter.finish()

@@ -28,6 +28,7 @@ from ..format.records import ACT, ChangeRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from .checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from .fork_writer import UNFINISHED
+from .keyring import Keys
 from .payload import rebuilt_from
 
 __all__ = [
@@ -157,7 +158,7 @@ def find(name: str, data_dirs: Sequence[Path]) -> Path:
 
 def read(path: Path) -> Fork:
     """The fork in that file, checked as a whole. Raises `CheckpointError` if it is damaged, or is not a fork."""
-    with CheckpointReader(path) as stored:
+    with CheckpointReader(path, is_closed=True) as stored:
         view, parted_id = stored.view, _parted_id(stored)
         in_snapshot = stored.payload.last_change if stored.payload else ZERO_ID
         return Fork(
@@ -197,13 +198,16 @@ def _written_at(path: Path) -> int | None:
         return None
 
 
-def divergent(fork: Fork) -> Iterator[Change]:
-    """The changes that the fork has and the group's history has not, in order: those that can be listed."""
-    return _changes(fork, fork.parted_id)
+def divergent(fork: Fork, *, keys: Keys | None = None) -> Iterator[Change]:
+    """The changes that the fork has and the group's history has not, in order: those that can be listed.
+
+    `keys`: those of its group, if it has some.
+    """
+    return _changes(fork, fork.parted_id, keys)
 
 
-def _changes(fork: Fork, after: RecordId) -> Iterator[Change]:
-    with CheckpointReader(fork.path) as stored:
+def _changes(fork: Fork, after: RecordId, keys: Keys | None) -> Iterator[Change]:
+    with CheckpointReader(fork.path, keys=keys) as stored:
         for record in stored.changes(after):
             changes = _changes_of(record)
             for index, change in enumerate(changes):
@@ -215,7 +219,7 @@ def _changes_of(record: ChangeRecord) -> list[Any]:
     if record.codec == ACT:
         return []  # of the group, and not of its application
     if record.codec != CODEC:
-        return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+        return decode_changes(record.codec, record.payload, record.digest, record.count, id_=str(record.id))
     index, count, data = placed(record)
     told: dict[str, Any] = {"part_index": index, "part_count": count, "part_bytes": len(data)}
     if index == 0:
@@ -227,28 +231,30 @@ def _changes_of(record: ChangeRecord) -> list[Any]:
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-def export(fork: Fork) -> Iterator[dict[str, Any]]:
+def export(fork: Fork, *, keys: Keys | None = None) -> Iterator[dict[str, Any]]:
     """The divergent tail, one change a line. Raises `InSnapshot` if that would not be all of it, `Patched`."""
     if fork.has_more_in_snapshot:
         raise InSnapshot(name=fork.name, parted_id=fork.parted_id, changed=fork.snapshot_changed)
-    with CheckpointReader(fork.path) as stored:
+    with CheckpointReader(fork.path, keys=keys) as stored:
         if _is_patched(stored):
             raise Patched(name=fork.name)
-    return (change.to_dict() for change in divergent(fork))
+    return (change.to_dict() for change in divergent(fork, keys=keys))
 
 
-def export_state(fork: Fork, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[dict[str, Any]]:
+def export_state(
+    fork: Fork, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX, keys: Keys | None = None
+) -> Iterator[dict[str, Any]]:
     """The whole state: the pieces of its snapshot, then all changes since. Bytes are base64.
 
     `snapshot_bytes_max`: what the snapshot may weigh when it is unpacked (`format/unpacked_size.py`).
     """
-    with CheckpointReader(fork.path, snapshot_bytes_max=snapshot_bytes_max) as stored:
+    with CheckpointReader(fork.path, snapshot_bytes_max=snapshot_bytes_max, keys=keys) as stored:
         if _is_patched(stored):
             with rebuilt_from(stored) as whole:
                 yield from map(_piece, whole.pieces())
             return
         yield from map(_piece, stored.pieces())
-    yield from (change.to_dict() for change in _changes(fork, ZERO_ID))
+    yield from (change.to_dict() for change in _changes(fork, ZERO_ID, keys))
 
 
 def _is_patched(stored: CheckpointReader) -> bool:

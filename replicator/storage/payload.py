@@ -43,6 +43,7 @@ from ..runtime.event_log import EventLogger
 from . import disk
 from .checkpoint_file import Payload
 from .checkpoint_reader import CheckpointReader
+from .keyring import cloak
 
 __all__ = ["Made", "Published", "Whole", "rebuilt_from"]
 
@@ -68,10 +69,14 @@ class Published(NamedTuple):
 
 
 class _File:
-    """A payload on the disk. It is read through its own descriptor, so its name may be taken away meanwhile."""
+    """A payload on the disk. It is read through its own descriptor, so its name may be taken away meanwhile.
 
-    def __init__(self, path: Path, *, new: bool = True) -> None:
+    `is_private`: nobody but this process can read what it writes there.
+    """
+
+    def __init__(self, path: Path, *, new: bool = True, is_private: bool = False) -> None:
         self.path = path
+        self._cloak = cloak() if is_private else None
         self.raw = True
         self.size = 0
         self._hash = xxhash.xxh3_128()
@@ -101,15 +106,16 @@ class _File:
         self._hash.update(data)
         self.size += len(data)
         try:
-            disk.write(self._file, data)
+            disk.write(self._file, data if self._cloak is None else self._cloak(self.size - len(data), data))
         except OSError as error:
             raise _unusable(self.path, error) from error
 
     def read(self, start: int, end: int) -> bytes:
         try:
-            return os.pread(self._file, end - start, start)
+            data = os.pread(self._file, end - start, start)
         except OSError as error:
             raise _unusable(self.path, error) from error
+        return data if self._cloak is None else self._cloak(start, data)
 
     def pieces(self, most: int) -> Iterator[Any]:
         chunks = (self.read(start, min(start + _CHUNK, self.size)) for start in range(0, self.size, _CHUNK))
@@ -155,11 +161,15 @@ class Made(NamedTuple):
 class Whole:
     """What was published last, and what comes next. Whatever changes it is called with the write lock, but for `make`.
 
-    `snapshot_bytes_max`: what it may weigh (`format/unpacked_size.py`); a patch may yield as many bytes.
+    `snapshot_bytes_max`: what it may weigh (`format/unpacked_size.py`); a patch may yield as many bytes. `is_private`:
+    the group has a key. Then what is on the disk can be read by this process alone, and the next start makes it anew.
     """
 
-    def __init__(self, directory: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
+    def __init__(
+        self, directory: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX, is_private: bool = False
+    ) -> None:
         self.path = directory / "payload"
+        self._is_private = is_private
         self.snapshot_bytes_max = snapshot_bytes_max
         #: The state may be ahead of what was published: its program may have moved it while this node led.
         self.is_ahead = False
@@ -174,6 +184,8 @@ class Whole:
         try:
             for left in directory.glob("payload.new-*"):  # of a process that was killed
                 left.unlink()
+            if is_private:  # it may be of before the group had a key
+                self.path.unlink(missing_ok=True)
         except OSError as error:
             raise _unusable(directory, error) from error
 
@@ -266,10 +278,13 @@ class Whole:
             # It is here, and can be read; only the next start has more to do.
             logger.warning("payload.misplaced", "%s", problem)
 
+    def _new_file(self) -> _File:
+        return _File(self.path.with_name(f"payload.new-{next(self._numbers)}"), is_private=self._is_private)
+
     def _begun(self) -> _File:
         if self._next is not None:
             self._next.discard()
-        return _File(self.path.with_name(f"payload.new-{next(self._numbers)}"))
+        return self._new_file()
 
     # --- what this node publishes ---
 
@@ -288,7 +303,7 @@ class Whole:
         # Looked at once: a node that is replaced meanwhile has another one, and sends nothing.
         old = self._now if self._now is not None else _Nothing()
         maker = Maker(old, old.digest, most=self.patch_bytes_max)
-        file = _File(self.path.with_name(f"payload.new-{next(self._numbers)}"))
+        file = self._new_file()
         try:
             for file.raw, frame in frames_of(pieces, most=self.snapshot_bytes_max):
                 file.write(frame)
@@ -320,7 +335,8 @@ class Whole:
 def rebuilt_from(stored: CheckpointReader) -> Iterator[Whole]:
     """What a checkpoint at rest has of such a state, in a temporary directory. Raises `CorruptRecord`."""
     with TemporaryDirectory(prefix="replicator-") as directory:
-        whole = Whole(Path(directory), snapshot_bytes_max=stored.snapshot_bytes_max)
+        most = stored.snapshot_bytes_max
+        whole = Whole(Path(directory), snapshot_bytes_max=most, is_private=stored.is_private)
         whole.load(stored.payload, stored.bodies, stored.changes)
         yield whole
 

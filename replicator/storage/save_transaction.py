@@ -13,6 +13,7 @@ from replicator.format.records import PartRecord, Record, last_change_after
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.snapshot_due import changes_bytes_max
 from replicator.storage.checkpoint_file import GIVEN_UP, Leavings, Payload, Run, Saved, Staged, parts_under_way
+from replicator.storage.kept_parts import kept
 
 __all__ = ["SaveTransaction", "Step", "Weights", "weights_of", "with_less"]
 
@@ -104,8 +105,9 @@ class SaveTransaction:
         number, run = self._staged
         if run.rows != record.part:
             raise ValueError(f"part {record.part} of a snapshot was given to save, but {run.rows} parts before it")
-        self._db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, record.part, record.body))
-        self._staged = Staged(number, run.with_row(str(record.part), b"", record.body))
+        row = kept(record)
+        self._db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, record.part, row))
+        self._staged = Staged(number, run.with_row(str(record.part), b"", row))
         # So that the file stays bounded, however fast snapshots follow one another.
         self.left = with_less(self._db, self.left, self._payload, self._staged)
 
@@ -120,7 +122,9 @@ class SaveTransaction:
         if self._payload is not None:
             self.left = self.left._replace(parts=True)
         changed = last_change_after(last, rebase=True) or last.changed
-        self._payload = Payload(number, run, last.as_of, changed, last.codec, last.digest, last.replaces, last.version)
+        self._payload = Payload(
+            number, run, last.as_of, changed, last.codec, last.digest, last.replaces, last.version, last.is_sealed
+        )
         self._staged = Staged(number + 1)
         self._flush()
         before = self._changes.size + self.headers

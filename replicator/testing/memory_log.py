@@ -14,17 +14,22 @@ import functools
 import threading
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import CorruptRecord, LogUnavailable
 from ..format.ids import RecordId, Writer
-from ..format.records import ChangeRecord, PartRecord, Record, parse
+from ..format.records import ChangeRecord, Closed, Opens, PartRecord, Record, parse
 from ..log.interface import Ack, Appending, Batch, Confirmation, HistoryPage, Log, LogSize, Memory
 from ..log.memory_redis import MemoryRedis, MemoryState
+from ..log.replies import heard, sealed_promotion, signed_ack, told_by, vouched_acks
 from ..protocol.group import Claim, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.history import HistoryEntry
 from ..runtime import checks
 from ..runtime.process import Owner
+
+if TYPE_CHECKING:
+    from ..format.sealing import Sealing
 
 __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
 
@@ -33,9 +38,13 @@ _parse = functools.lru_cache(maxsize=4096)(parse)
 
 
 class MemoryLog:
-    """One client of a `MemoryRedis`. A text in `down` makes the server unreachable; it is the problem reported."""
+    """One client of a `MemoryRedis`. A text in `down` makes the server unreachable; it is the problem reported.
 
-    def __init__(self, server: MemoryRedis, group: str = "memory") -> None:
+    `sealing`: see `Log`.
+    """
+
+    def __init__(self, server: MemoryRedis, group: str = "memory", *, sealing: Opens = None) -> None:
+        self.sealing = sealing
         self.server = server
         self.group = checks.name("group", group)
         self.url = "memory:"
@@ -67,7 +76,16 @@ class MemoryLog:
         with self._reach():
             return False
 
+    @property
+    def _vouching(self) -> Sealing | None:
+        return None if isinstance(self.sealing, Closed) else self.sealing
+
     def promote(self, claim: Claim) -> Reply:
+        if (sealing := self._vouching) is not None:
+            return sealed_promotion(claim, sealing, self.look, self._promote)
+        return self._promote(claim)
+
+    def _promote(self, claim: Claim) -> Reply:
         with self._reach():
             return self.server.promote(claim)
 
@@ -90,6 +108,8 @@ class MemoryLog:
             return self.server.pause(why, by=by, reason=reason)
 
     def ack(self, ack: Ack) -> None:
+        if (sealing := self._vouching) is not None:
+            ack = signed_ack(ack, sealing)
         with self._reach():
             self.server.ack(ack)
 
@@ -119,24 +139,28 @@ class MemoryLog:
         entries = [] if after is None else [entry for entry in state.entries if entry.id > after][:count]
         for entry in entries:
             try:
-                records.append(_parse(str(entry.id), entry.header, entry.body))
+                records.append(_parse(str(entry.id), entry.header, entry.body, self.sealing))
             except CorruptRecord as problem:
                 corrupt = problem
                 break
         requests = [
             each for each in state.requests if requests_after and _sequence_of(each.id) > _sequence_of(requests_after)
         ]
-        acks = list(state.acks[_sequence_of(acks_after) :]) if acks_after else []
-        return Batch(records, requests, corrupt, acks, f"{len(state.acks)}-0" if acks_after else "")
+        acks = state.acks[_sequence_of(acks_after) :] if acks_after else ()
+        vouched, forged = vouched_acks(acks, self._vouching)
+        return Batch(records, requests, corrupt, vouched, f"{len(state.acks)}-0" if acks_after else "", forged)
 
     def find(self, id: RecordId) -> Record | None:
         with self._reach():
             found = [entry for entry in self.server.state.entries if entry.id == id]
-            return _parse(str(id), found[0].header, found[0].body) if found else None
+            return _parse(str(id), found[0].header, found[0].body, self.sealing) if found else None
 
     def look(self) -> GroupView:
+        sealing = self._vouching
         with self._reach():
-            return self.server.look()
+            if sealing is None:
+                return self.server.look()
+            return self.server.look(lambda told, at, now_ms: heard(told, at, now_ms, sealing))
 
     def groups(self) -> list[str] | None:
         with self._reach():
@@ -161,8 +185,10 @@ class MemoryLog:
             return ""
 
     def beat(self, heartbeat: Heartbeat) -> None:
+        if (sealing := self._vouching) is not None:
+            sealing.refresh()
         with self._reach():
-            self.server.beat(heartbeat)
+            self.server.beat(heartbeat, told_by(heartbeat, sealing))
 
     def forget(self, node: str, *, by: str, reason: str = "") -> None:
         with self._reach():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 
@@ -11,6 +12,7 @@ from ..errors import ConfigError
 from ..log.redis_log import RedisLog
 from ..node.environment import address_of
 from ..runtime import checks
+from ..storage.keyring import sealing_of
 from ..web.guard.app import Guarded
 from ..web.guard.hosts import Hosts
 from ..web.guard.rules import Rules
@@ -24,12 +26,16 @@ __all__ = ["serving"]
 
 
 @contextmanager
-def serving(redis: str, group: str, *, http: str, by: str, token: str, may_act: bool) -> Iterator[str]:
-    """Serve it to who has the `token`, and give its URL. `by`: who acts, for the history."""
+def serving(
+    redis: str, group: str, *, http: str, by: str, token: str, may_act: bool, key_file: Path | None = None
+) -> Iterator[str]:
+    """Serve it to who has the `token`, and give its URL. `by`: who acts, for the history. `key_file`: the keys of the
+    group, if it has some.
+    """
     host, port = _loopback(http)
 
     def log() -> RedisLog:
-        return RedisLog(redis, group)
+        return RedisLog(redis, group, sealing=sealing_of(key_file, group))
 
     feed = Feed(log, told_by="replicator ui", may_act=may_act)
     actions = Actions(log, by=by) if may_act else None

@@ -19,10 +19,10 @@ from typing import Any
 
 import httpx
 import pytest
+from replicator.ops.jobs import run_in_queue
 
 from replicator import ops
 from replicator.log.redis_log import RedisLog
-from replicator.ops.jobs import run_in_queue
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import RedisServer
 from replicator.sandbox.supervisord import Control

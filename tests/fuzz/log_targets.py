@@ -101,7 +101,7 @@ def _entry_id(choices: Choices) -> bytes:
 
 def _read(given: tuple[list[Any], list[Any], list[Any]]) -> bool:
     entries, requests, acks = given
-    records, corrupt = replies.parse_entries(entries)
+    records, corrupt = replies.parse_entries(entries, None)
     assert all(isinstance(record, Record) for record in records)
     assert (corrupt is None) == (len(records) == len(entries))
     for request in map(replies.request_of, requests):
@@ -125,7 +125,7 @@ def _looked(choices: Choices) -> tuple[list[bytes], bytes]:
 
 def _look(given: tuple[list[bytes], bytes]) -> bool:
     flat, beat = given
-    heartbeat = replies.heartbeat_of(beat, 1_700_000_000_500)
+    heartbeat = replies.heartbeat_of(beat, 1_700_000_000_500, None)
     if heartbeat is not None:
         assert heartbeat.age_ms >= 0
         check_peer(heartbeat._replace(beaten_at=0))

@@ -30,6 +30,7 @@ from replicator.sandbox.drill.report import FaultReport, Report
 from replicator.sandbox.redis_server import find_server
 from replicator.service.kept_files import KeptFiles
 from replicator.storage.checkpoint import Checkpoint
+from replicator.storage.keyring import Entry, new_key, write_entries
 from replicator.web.envelope import health_app
 from replicator.web.failures import Failure, problem
 from replicator.web.redirect import redirect_to
@@ -76,6 +77,11 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     return given
 
 
+def _keys(path: Path) -> Any:
+    write_entries(path, [Entry(True, new_key()), Entry(False, None)])
+    return _run("--key-file", path, "key", "list", "--output", "json")
+
+
 def _node(world: RedisWorld, directory: Path, name: str) -> Node:
     data_dir = directory / name
     url = world.server.url
@@ -114,6 +120,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
     given["release"] = run("release", "--data-dir", directory / "a")
     given["metrics list"] = run("metrics", "list")
     given |= _of_jobs(world, directory, run)
+    given["key list"] = _keys(directory / "keys")
     given["status --watch"] = [_while_redis_is_away(world)]
     given |= _of_forks(directory / "a") | _of_an_archive(world, directory, run)
     world.admin.xdel("replicator:{g}:log", "1-4")

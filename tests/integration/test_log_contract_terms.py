@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from replicator.errors import LogUnavailable
@@ -656,3 +657,35 @@ def test_a_broken_log_is_founded_anew_for_its_own_application(world: World, log:
     assert promote(log, "b", app="Registry", anew=True) == Reply(Code.OTHER_APP, app="Flags")
     assert promote(log, "b", app="Flags", anew=True).code is Code.OK
     assert head_of(log).app == "Flags"
+
+
+# --- a group that has a key -------------------------------------------------------------------------------------------
+
+SEAL = "0:0:1:00000000:" + "0" * 64
+
+
+def test_a_group_that_has_a_key_gives_no_term_to_who_has_none(world: World, log: Log) -> None:
+    lead(log, "a", seal=SEAL).append()
+    record = log.find(RecordId(1, 1))
+    assert record is not None
+    assert orjson.loads(record.header)["seal"] == SEAL
+    assert head_of(log).sealed
+    before = world.contents()
+    assert promote(log, "b") == Reply(Code.SEALED)
+    assert promote(log, "nobody") == Reply(Code.SEALED)
+    assert world.contents() == before
+    assert promote(log, "b", seal=SEAL).term == 2
+    world.write_raw(RecordId(9, 9))
+    assert promote(log, "c", anew=True) == Reply(Code.SEALED)
+    assert promote(log, "c", anew=True, seal=SEAL).code is Code.OK
+    assert head_of(log).sealed
+
+
+def test_who_knows_that_nothing_is_sealed_any_more_takes_a_term_for_those_who_have_no_key(log: Log) -> None:
+    promote(log, "a", seal=SEAL)
+    assert promote(log, "a", seal="-").term == 2
+    record = log.find(RecordId(2, 2))
+    assert record is not None
+    assert b"seal" not in record.header
+    assert not head_of(log).sealed
+    assert promote(log, "b").term == 3

@@ -42,6 +42,7 @@ from bench import (
     plots,
     probes,
     results,
+    sealed,
     snapshot,
     standbys,
     state_size,
@@ -173,6 +174,12 @@ def test_fenced_append(setting: Setting) -> None:
     for case in (append.BARE, append.FENCED, append.SUBMIT):
         assert figures[f"{case} per second"] > 0
         assert 0 < figures[f"{case} p50 us"] <= figures[f"{case} p99 us"]
+
+
+def test_sealed(setting: Setting) -> None:
+    figures = sealed.measure(setting, sealed.Sizes(rounds=2, seconds=0.05)).figures
+    for case in (sealed.PLAIN, sealed.SEALED, sealed.MANY, sealed.MANY_SEALED):
+        assert figures[f"{case} cpu us"] > 0
 
 
 def test_metrics(setting: Setting) -> None:

@@ -67,7 +67,10 @@ IMPURE = {
 }
 
 #: What they take from outside: encoders and hashes.
-PURE_TAKES = {"orjson", "xxhash", "backports", "compression", "replicator.errors", *(f"replicator.{p}" for p in PURE)}
+PURE_TAKES = {
+    *("orjson", "xxhash", "backports", "compression", "cryptography"),
+    *("replicator.errors", *(f"replicator.{p}" for p in PURE)),
+}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:

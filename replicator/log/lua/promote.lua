@@ -32,6 +32,8 @@
 -- ARGV[20]  forced       for the history: 1: it goes past what forbids it
 -- ARGV[21]  ended        for the history: how the term before ended, if no lease runs, as the caller saw it
 -- ARGV[22]  skip         the last change, which the node goes on without; empty: it does not
+-- ARGV[23]  seal         what vouches for this claim (docs/sealed.md); a dash: the caller knows that nothing is sealed
+--                        any more; empty: it knows of no key
 --
 -- Answers
 --   ok TERM ID RUN       (node, boot) holds TERM, in RUN; ID is the term record
@@ -41,6 +43,7 @@
 --   stray ID             the newest entry is not one of ours
 --   whole ID             the log is whole: there is nothing to found anew
 --   otherapp APP         the log is of another application
+--   sealed               the group has a key, and the caller has not: no node would accept the record
 --   halfway WHY          the term was taken, but not all is done: it may have to be taken once more
 
 -- include rights.lua
@@ -153,6 +156,10 @@ if app == '' then
 elseif ARGV[17] ~= '' and ARGV[17] ~= app then
   return { 'otherapp', app }
 end
+local is_sealed = redis.call('HGET', KEYS[3], 'sealed') == '1'
+if is_sealed and ARGV[23] == '' then
+  return { 'sealed' }
+end
 local before = wrong_head and {} or head
 if anew then
   head, exists = {}, false
@@ -222,6 +229,10 @@ end
 if ARGV[22] ~= '' then
   opens.skip = ARGV[22]
 end
+local seals = ARGV[23] ~= '' and ARGV[23] ~= '-'
+if seals then
+  opens.seal = ARGV[23]
+end
 local notes = read_notes()
 local what = ARGV[19] ~= '' and ARGV[19] or founds and 'found' or ARGV[8] == ARGV[1] and 'takeover' or 'promote'
 local told = ending(before, run, running or '', what, notes, anew)
@@ -245,6 +256,9 @@ local fields = {
 remember_acks(fields, head, acks)
 if app ~= '' then
   set(fields, 'app', app)
+end
+if seals or is_sealed then
+  set(fields, 'sealed', seals and '1' or '')
 end
 local writes = {
   { 'HSET', KEYS[3], unpack(fields) },

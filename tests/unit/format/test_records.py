@@ -202,7 +202,7 @@ BROKEN = [
     ("part", {"ends": None}, "ends is missing or not a text"),
     ("term", {"ends": "1-7,5-8"}, "TERM-N"),
     ("term", {"ends": ["1-7"]}, "ends is missing or not a text"),
-    ("change", {"v": 3}, "update replicator"),
+    ("change", {"v": 4}, "update replicator"),
     ("change", {"v": None}, "update replicator"),
     ("change", {"kind": "diff"}, "update replicator"),
     ("change", {"kind": ["change"]}, "update replicator"),

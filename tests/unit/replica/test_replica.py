@@ -175,7 +175,7 @@ class TestTake:
         author.append(push("x"))
         good = all_of(log)
         record = author.change(push("y"))
-        damaged = replace(record, body=record.body.replace(b"y", b"z"))
+        damaged = replace(record, payload=record.payload.replace(b"y", b"z"))
         replica = make()
         with pytest.raises(CorruptRecord, match="digest"):
             replica.take([*good, damaged])
@@ -315,7 +315,7 @@ class TestSnapshotsThatAreTooHeavy:
         zeros = bytes(1024 * 1024)
         body = b"".join([*(packer.compress(zeros) for _ in range(64)), packer.flush()])
         assert len(body) < 16 * 1024
-        part = replace(snapshot_of(author, []), codec="raw+zstd", body=body)
+        part = replace(snapshot_of(author, []), codec="raw+zstd", body=body, payload=body)
         replica.take([part])
         assert isinstance(replica.known.passed_by, SnapshotRefused)
         assert state.drawn == 10_000
@@ -750,7 +750,7 @@ def test_a_marker_keeps_the_state_as_it_was_there(log: MemoryLog, author: Author
         writer=author.writer, term=1, after=author.position, at=0, codec=codec, body=body, digest=digest, count=0
     )
     replica.take([marker])
-    ((at, pieces, _),) = replica.applied.markers
+    ((at, pieces, _, _),) = replica.applied.markers
     replica.applied.state.pushed.append("later")
     assert (at, list(pieces)) == (marker.id, [["pushed", ["x"]]])
     assert isinstance(replica.node_state.view.position, Position)
