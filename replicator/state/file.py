@@ -83,7 +83,7 @@ class FileState:
 
     def published(self) -> None:
         """What the last snapshot gave is published."""
-        self._known, self.kept.has_published = self._drawn, True
+        self._known, self.kept.has_published, self.kept.is_new = self._drawn, True, False
 
     def snapshot(self) -> Iterator[bytes]:
         """The file as it is when the pieces are drawn, at least a piece. They end with `StateChanged` if it changed."""
@@ -169,12 +169,15 @@ class FileState:
                 # Whatever happens from here on, it need not be kept again.
                 self._known = there, content
                 if content == digest:
-                    self._is_torn = self.kept.has_published = False
+                    self._is_torn = self.kept.has_published = self.kept.is_new = False
                     return
+            ours = draft.stat()
             self._put(draft, target)
-            there = self._look(target)
-            self._known = (there, digest) if there is not None else None
-            self.kept.has_published = False
+            found = stat_of(target)
+            # Somebody may have written to it already: then what is there is not what was published.
+            is_ours = found is not None and (found.st_ino != ours.st_ino or _content_of(found) == _content_of(ours))
+            self._known = (self._watch.look([found]), digest) if found is not None and is_ours else None
+            self.kept.has_published = self.kept.is_new = False
 
     def _look(self, target: Path) -> Seen | None:
         found = stat_of(target)
@@ -191,7 +194,7 @@ class FileState:
             aside.unlink(missing_ok=True)
             copied(target, aside)
         disk.sync(target.parent)
-        self.kept.keep(aside, at_the_start=self._known is None)
+        self.kept.keep(aside)
 
     def _put(self, draft: Path, target: Path) -> None:
         try:
@@ -217,6 +220,11 @@ class FileState:
             file.truncate(size)
             disk.sync_descriptor(file.fileno())
         self._is_torn = False
+
+
+def _content_of(found: os.stat_result) -> tuple[int, int]:
+    """What another content would change, and a rename does not."""
+    return found.st_size, found.st_mtime_ns
 
 
 def _was_written(before: os.stat_result, now: os.stat_result) -> bool:

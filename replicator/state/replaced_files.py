@@ -50,6 +50,8 @@ class Kept:
         self.told: Callable[[Path, str], None] = _nobody
         #: What was published last is from here, and not from the group: this node leads, or did so just now.
         self.has_published = False
+        #: Nothing was published or restored yet.
+        self.is_new = True
 
     def count(self) -> int:
         """How many there are, as of some seconds ago."""
@@ -61,10 +63,10 @@ class Kept:
                 self._counted = now, 0
         return self._counted[1]
 
-    def keep(self, aside: Path, *, at_the_start: bool) -> None:
+    def keep(self, aside: Path) -> None:
         """This file was put aside."""
         self._counted = None
-        self.told(aside, _AT_THE_START if at_the_start else _UNPUBLISHED if self.has_published else _ON_A_STANDBY)
+        self.told(aside, _AT_THE_START if self.is_new else _UNPUBLISHED if self.has_published else _ON_A_STANDBY)
 
 
 def _nobody(path: Path, reason: str) -> None:

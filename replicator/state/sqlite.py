@@ -119,7 +119,7 @@ class SQLiteState:
 
     def published(self) -> None:
         """What the last snapshot gave is published."""
-        self._known, self.kept.has_published = self._drawn, True
+        self._known, self.kept.has_published, self.kept.is_new = self._drawn, True, False
 
     def snapshot(self) -> Iterator[bytes]:
         """The database as it is when the first piece is drawn."""
@@ -203,7 +203,7 @@ class SQLiteState:
                     self._keep(kept, content)
                 swap(draft)
             self._known = (self.seen(), digest) if self.survived() else None
-            self.kept.has_published = False
+            self.kept.has_published = self.kept.is_new = False
         finally:
             _discard(draft)
             _discard(kept)
@@ -236,7 +236,7 @@ class SQLiteState:
                     os.close(descriptor)
                 aside = unused(self.path)
                 disk.publish(kept, aside)
-                self.kept.keep(aside, at_the_start=self._known is None)
+                self.kept.keep(aside)
         # Whatever happens from here on, it need not be kept again.
         self._known = seen, content
 
@@ -247,7 +247,7 @@ class SQLiteState:
             for suffix in _SUFFIXES:
                 with suppress(FileNotFoundError):
                     os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
-        self.kept.keep(aside, at_the_start=self._known is None)
+        self.kept.keep(aside)
 
     def _write(self, draft: Path, pieces: Iterable[Any]) -> str | None:
         digest = xxhash.xxh3_128()

@@ -128,6 +128,7 @@ def test_a_text_is_compared_by_its_lines_and_put_back(group: Group, run: Run, tm
     (back,) = [file for file in kept_in([(group.directory / "a")]) if file.name != aside.name]
     assert back.path.read_text() == "a\nb\nc\n"
     # and it is for the node that leads
+    a.publish()
     ops.demote(group.log(), by="test")
     refused = run("restore", back.name, *dirs)
     assert (refused.exit_code, "a does not lead (nobody does)" in refused.stderr) == (3, True)
