@@ -5,7 +5,8 @@ clock (`log/lua/beat.lua`), so the clocks of nodes do not decide which node is a
 
 Heartbeats only inform. They tell the others whom to elect, whom to wait for, and which node needs a snapshot; what may
 be written is decided by terms and the fence. Anybody who can write to Redis can forge one, so reading is strict: an
-entry whose fields do not have the types and ranges of a heartbeat is ignored, and hides no other node.
+entry whose fields do not have the types and ranges of a heartbeat is ignored, and hides no other node. A URL that is
+not that of a node (`node_url.py`) is left out, and the node is there all the same (docs/trust.md).
 
 Nodes of different versions understand each other: unknown fields are ignored, and missing ones have their defaults (but
 for the name, the boot and the places in the log, which every version writes).
@@ -20,6 +21,7 @@ import orjson
 from replicator.errors import ConfigError
 
 from ..format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId
+from . import node_url
 
 __all__ = [
     "MISSED_BEATS_MAX",
@@ -27,6 +29,10 @@ __all__ = [
 ]
 
 _IDS = ("changed", "cursor", "digest_at", "synced")
+
+#: A heartbeat comes at least three times a lease, and no lease is longer than a day. One that says otherwise would count
+#: as alive for years.
+EVERY_MS_MAX = 86_400_000 // 3
 
 #: A node that missed this many heartbeats in a row counts as dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
@@ -153,7 +159,9 @@ class Heartbeat(NamedTuple):
             heartbeat = cls(**known | {"age_ms": age_ms, "beaten_at": 0})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None
-        return heartbeat if all(map(_is_like, heartbeat, _SOME_HEARTBEAT)) else None
+        if not all(map(_is_like, heartbeat, _SOME_HEARTBEAT)) or heartbeat.every_ms > EVERY_MS_MAX:
+            return None
+        return heartbeat if (url := node_url.believed(heartbeat.http)) == heartbeat.http else heartbeat._replace(http=url)
 
 
 def _names(value: object) -> tuple[str, ...]:

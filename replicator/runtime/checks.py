@@ -41,6 +41,9 @@ LINE_CHARACTERS_MAX = 2000
 #: Control characters, what parts lines and paragraphs, what turns the direction of writing, halves of characters.
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+#: What nodes believe of the URL of another one (`protocol/node_url.py` looks closer): ASCII, no query, nothing escaped.
+_PUBLIC = re.compile(r"https?://[A-Za-z0-9._:%\[\]-]{1,280}(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*/?")
+
 #: ::ffff:0.0.0.0, an address of IPv4 in those of IPv6.
 _ANY_IPV4 = b"\0" * 10 + b"\xff\xff" + b"\0" * 4
 
@@ -134,11 +137,13 @@ def url(setting: str, value: object) -> str:
 
 
 def public_url(setting: str, value: object) -> str:
-    """`url`, of a node that tells it to everybody: without a user or a password."""
+    """`url`, of a node that tells it to everybody: no user, no password, and what others believe (docs/trust.md)."""
     text = url(setting, value)
     if "@" in urlsplit(text).netloc:
         problem = "has a user or a password in it, and everybody is told this URL: give http://HOST:PORT"
         raise ConfigError(setting=setting, problem=problem)
+    if text and not _PUBLIC.fullmatch(text):
+        raise _wrong(setting, value, "is not what others send requests to: give http://HOST:PORT, and a plain path")
     return text
 
 

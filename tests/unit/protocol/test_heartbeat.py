@@ -9,7 +9,7 @@ import pytest
 
 from replicator.format.ids import TERM_MAX, Position, RecordId
 from replicator.protocol.group import LeaseText, lease_left_ms
-from replicator.protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
+from replicator.protocol.heartbeat import EVERY_MS_MAX, MISSED_BEATS_MAX, Heartbeat
 
 PEER = Heartbeat(
     "a", "a1", run="r", term=5, role="primary", position=Position(RecordId(5, 1042), "0123456789abcdef" * 2),
@@ -54,6 +54,16 @@ def test_a_field_of_another_type_makes_it_none(name: str, value: Any) -> None:
 @pytest.mark.parametrize("data", [b"", b"null", b"7", b'"text"', b"[]", b"{}", b"\xff", b"{" * 9999])
 def test_what_is_no_heartbeat_is_none(data: bytes) -> None:
     assert Heartbeat.from_json(data, age_ms=0) is None
+
+
+@pytest.mark.parametrize("url", ["http://u:p@a:1", "http://a/?x", "http://a\x1b[2J", "javascript:x", "http://a@evil/"])
+def test_a_node_with_a_url_that_is_none_is_there_and_serves_no_http(url: str) -> None:
+    assert read(http=url) == PEER._replace(http="")
+
+
+def test_nobody_reports_so_rarely_that_he_would_count_as_alive_for_years() -> None:
+    assert read(every_ms=EVERY_MS_MAX) is not None
+    assert read(every_ms=EVERY_MS_MAX + 1) is None
 
 
 # --- how old a heartbeat is ------------------------------------------------------------------------------------------
