@@ -76,6 +76,7 @@ class HaLoop:
         self.candidate = Candidate(log, replica, policy, parts.lease, self.observer, self.lease_keeper, parts.release)
         self.publisher = SnapshotPublisher(parts, self.lease_keeper, beat_every_s=policy.beat_every_s, wake=wake)
         self.history = HistoryKeeper(log, replica)
+        parts.acks.is_live = self.observer.is_live
         self._parts = parts
         self._log = log
         self._replica = replica

@@ -91,6 +91,10 @@ class Observer:
             self.knew = missing_nodes.took_part(look)
         return look
 
+    def is_live(self, node: str) -> bool:
+        """As of the newest look: see `Sight.is_live`."""
+        return self.seen is not None and self.seen.is_live(node)
+
     def forget(self, node: str) -> None:
         """It will not come back."""
         self.knew = tuple(entry for entry in self.knew if entry.rpartition("/")[0] != node)

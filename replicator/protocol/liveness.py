@@ -27,12 +27,19 @@ class Sight(NamedTuple):
     """A look, with the ages of heartbeats and the rest of the lease measured by the reader's own clock.
 
     `asked_at_ms`: when Redis was asked. `lease_until_ms`: until when the lease runs for certain, counted from before
-    Redis was asked; None: it does not run. Both by that clock.
+    Redis was asked; None: it does not run. Both by that clock. `beating`: the nodes that were seen to replace their
+    heartbeat, in this boot: what somebody wrote once stays as it is.
     """
 
     look: GroupView
     asked_at_ms: float
     lease_until_ms: float | None
+    beating: frozenset[str] = frozenset()
+
+    def is_live(self, node: str) -> bool:
+        """Whether the node lives, by more than one heartbeat: what it says that it has may count (`node/acks.py`)."""
+        heartbeat = self.look.heartbeats.get(node)
+        return node in self.beating and heartbeat is not None and heartbeat.alive
 
 
 class _Beat(NamedTuple):
@@ -40,6 +47,8 @@ class _Beat(NamedTuple):
     stamp: int
     #: When it was sent, by the reader's clock.
     at_ms: float
+    #: Whether this boot was seen with another stamp before.
+    again: bool = False
 
 
 class _Lease(NamedTuple):
@@ -70,7 +79,8 @@ class Sightings:
         }
         seen = Sightings(beats=beats, lease=lease, run=look.run, looked_at_ms=asked_at_ms)
         until_ms = lease.from_ms if lease is not None and lease.from_ms > now_ms else None
-        return seen, Sight(look._replace(heartbeats=heartbeats, lease_ms=left_ms), asked_at_ms, until_ms)
+        beating = frozenset(name for name, beat in beats.items() if beat.again)
+        return seen, Sight(look._replace(heartbeats=heartbeats, lease_ms=left_ms), asked_at_ms, until_ms, beating)
 
     def _beat(self, heartbeat: Heartbeat, look: GroupView, now_ms: float) -> _Beat:
         known = self.beats.get(heartbeat.node)
@@ -84,7 +94,8 @@ class Sightings:
             at_ms = max(
                 at_ms, self.looked_at_ms
             )  # it was sent since then; in another run the stamp may be an older one
-        return _Beat(heartbeat.boot, heartbeat.beaten_at, at_ms)
+        again = known is not None and known.boot == heartbeat.boot
+        return _Beat(heartbeat.boot, heartbeat.beaten_at, at_ms, again)
 
     def _lease_of(self, look: GroupView, asked_at_ms: float, now_ms: float) -> _Lease | None:
         """When the lease runs out: a lease that was not renewed never ends later than was concluded before."""

@@ -138,6 +138,17 @@ class TestWhoLives:
         watcher.run, watcher.beats = "run-2", older
         assert watcher.ages() == {"a": 1000}
 
+    def test_one_heartbeat_is_not_yet_a_life(self, watcher: Watcher) -> None:
+        watcher.beat("lives", "forged")
+        assert watcher.look().beating == set()
+        watcher.passes(1000)
+        watcher.beat("lives")
+        sight = watcher.look()
+        assert sight.beating == {"lives"}
+        assert (sight.is_live("lives"), sight.is_live("forged"), sight.is_live("nobody")) == (True, False, False)
+        watcher.passes(3001)
+        assert not watcher.look().is_live("lives")
+
     def test_a_node_that_is_gone_from_redis_is_forgotten(self, watcher: Watcher) -> None:
         watcher.beat("a")
         watcher.look()
