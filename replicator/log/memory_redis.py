@@ -34,7 +34,7 @@ from replicator.format.records import ACT, HEADER_BYTES_MAX, ChangeRecord, PartR
 from replicator.format.term_ends import show_ends, with_end
 from replicator.log.interface import Ack, Confirmation, GroupRequest
 from replicator.log.memory_history import MemoryHistory, Stamp, ending_of
-from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, lease_left_ms
+from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, lease_left_ms, lease_of
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.history import HistoryEntry
 
@@ -164,7 +164,7 @@ class MemoryState:
         if claim.expect_head is not None and (head is None or head.position.id != claim.expect_head):
             return Reply(Code.CONFLICT, term=term, node=node)
         running = self.running_lease(now_ms)
-        if claim.unleased and running and running != claim.expired:
+        if claim.unleased and lease_of(running, head) is not None and running != claim.expired:
             return Reply(Code.CONFLICT, term=term, node=node)
         if claim.run and claim.run != self.run:
             return Reply(Code.NEW_RUN)
@@ -401,7 +401,7 @@ class MemoryRedis:
             term=state.effective_term,
             head=head,
             last_id=state.last_id if state.head else ZERO_ID,
-            lease_ms=lease_left_ms(lease, state.lease_ms(now_ms)),
+            lease_ms=lease_left_ms(lease, state.lease_ms(now_ms), head),
             lease=lease,
             heartbeats={heartbeat.node: heartbeat for heartbeat in heartbeats if heartbeat},
             now_ms=int(now_ms),

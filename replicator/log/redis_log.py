@@ -385,7 +385,7 @@ class RedisLog:
             term=int(term),
             head=parsed,
             last_id=RecordId.parse(stray.decode()) if stray else newest,
-            lease_ms=lease_left_ms(lease, lease_ms),
+            lease_ms=lease_left_ms(lease, lease_ms, parsed),
             lease=lease,
             # An entry under another name than its own is ignored: it must not hide that node.
             heartbeats={

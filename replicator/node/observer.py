@@ -16,7 +16,7 @@ from ..format.ids import Writer
 from ..log.interface import Log
 from ..protocol import election, missing_nodes
 from ..protocol.group import GroupView
-from ..protocol.liveness import Sight, Sightings
+from ..protocol.liveness import SILENT_LEASES, SILENT_MS_MIN, Sight, Sightings
 from .former_leases import FormerLeases
 from .freshness import Freshness
 from .health import Trail
@@ -57,7 +57,7 @@ class Observer:
         self.knew: tuple[str, ...] = ()
         self._log = log
         self._own_applied_min = applied_min
-        self._sightings = Sightings()
+        self._sightings = Sightings(silent_ms_max=max(SILENT_MS_MIN, SILENT_LEASES * lease_s * 1000))
         self._sighting = threading.Lock()
         #: Since when Redis has no log, and how long it takes until all have reported, by the heartbeats that it had.
         self._log_lost_at: float | None = None

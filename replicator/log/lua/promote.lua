@@ -57,6 +57,18 @@ local HEADER_BYTES_MAX = 16384
 local ENDS_KEPT = 100
 local TAKEN_KEPT = 16
 
+-- The longest lease (LEASE_MS_MAX in protocol/group.py).
+local LEASE_MS_MAX = 86400000
+
+-- Whether the holder of the term can have a lease with this text (lease_of in protocol/group.py).
+local function may_be_a_lease(text, head)
+  local holder, length, granted = string.match(text, '^(.*) (%d+) (%d+)$')
+  if not holder or #length > 16 or #granted > 16 or tonumber(length) > LEASE_MS_MAX then
+    return false
+  end
+  return not head.term or holder == table.concat({ head.term, head.node, head.boot }, ' ')
+end
+
 -- The last `count` words of a text.
 local function last_words(text, count)
   local words = {}
@@ -170,7 +182,7 @@ if (ARGV[4] ~= '' and as_text(effective) ~= ARGV[4]) or (ARGV[11] ~= '' and head
 end
 -- Redis lets a lease expire at a moment of its clock. If that is set back, a lease outlives its holder by as much.
 local running = redis.call('GET', KEYS[4])
-if ARGV[12] == '1' and running and running ~= ARGV[16] then
+if ARGV[12] == '1' and running and running ~= ARGV[16] and may_be_a_lease(running, head) then
   return { 'conflict', as_text(effective), head.node or '' }
 end
 if ARGV[5] ~= '' and run ~= ARGV[5] then

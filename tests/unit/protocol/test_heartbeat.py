@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from replicator.format.ids import TERM_MAX, Position, RecordId
-from replicator.protocol.group import LeaseText, lease_left_ms
+from replicator.protocol.group import Head, LeaseText, lease_left_ms
 from replicator.protocol.heartbeat import EVERY_MS_MAX, MISSED_BEATS_MAX, Heartbeat
 
 PEER = Heartbeat(
@@ -115,5 +115,14 @@ def test_a_lease_has_never_more_left_than_was_asked_for(expires_in_ms: int, left
     assert lease_left_ms(str(LEASE), expires_in_ms) == left_ms
 
 
-def test_how_long_a_lease_is_that_somebody_else_wrote_nobody_knows() -> None:
-    assert lease_left_ms("somebody's", 3_585_000) == 3_585_000
+HEAD = Head("log-1", "run-1", 3, "a", "a1", Position(RecordId(3, 1), "0" * 32))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["somebody's", "2 a a1 5000 17", "3 b b1 5000 17", "3 a a2 5000 17", "3 a a1 86400001 17", "3 a a1 9999999999999 1"],
+)
+def test_what_the_holder_of_the_term_cannot_have_written_is_no_lease(text: str) -> None:
+    assert lease_left_ms(text, 3_585_000, HEAD) is None
+    assert lease_left_ms(str(LEASE), 4000, HEAD) == 4000
+
