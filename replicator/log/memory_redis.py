@@ -237,9 +237,10 @@ class MemoryRedis:
     def promote(self, claim: Claim) -> Reply:
         state, head, exists = self.state, self.state.head, self.state.exists
         anew = claim.anew and claim.new_log_id != ""
+        misnamed = anew and head is not None and bool(claim.misnamed) and head.log_id == claim.misnamed
         state.check_keys(head=not anew, key=not anew)
         if anew and exists and head is not None and not state.wrong_head and state.last_id == head.position.id:
-            if not state.wrong_key and head.position.id != claim.unfollowed:
+            if not (state.wrong_key or misnamed) and head.position.id != claim.unfollowed:
                 return Reply(Code.WHOLE, id=head.position.id)
             anew = head.position.id == claim.unfollowed
         least = _least(claim.applied_min, head.applied_min if head else 0)
@@ -248,6 +249,8 @@ class MemoryRedis:
             return Reply(Code.OTHER_APP, app=app)
         claim = replace(claim, app=app or claim.app, applied_min=least)
         before = None if state.wrong_head else head
+        if misnamed and not anew and head is not None:
+            head = head._replace(log_id=claim.new_log_id)
         if anew:
             head, exists = None, False
         if (not exists or head is None) and not (not exists and head is None and claim.new_log_id):

@@ -204,6 +204,7 @@ class RedisLog:
             int(claim.forced),
             claim.ended,
             "" if claim.skip == ZERO_ID else str(claim.skip),
+            claim.misnamed,
         )
         return self._run(self._other, "promote", self._keys, *args)
 

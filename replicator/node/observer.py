@@ -76,9 +76,9 @@ class Observer:
             time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
             return self.sight(log)
 
-    def look_again(self) -> GroupView:
-        """Look at the group, and remember what that says."""
-        sight = self._sight_of(self._looked)
+    def look_again(self, judged: Callable[[GroupView], GroupView] = lambda look: look) -> GroupView:
+        """Look at the group, and remember what that says. `judged`: what is to be made of a look before."""
+        sight = self._sight_of(lambda: judged(self._looked()))
         look = sight.look
         self.seen, self.look, self.looked_at = sight, look, self.now()
         self.former_leases.saw(look, self.looked_at)

@@ -197,6 +197,7 @@ class Claim:
     runs (`lease_of`). The lease with the text `expired` does not count: it ran out by the clock of the node that looked, and a renewed lease has
     another text. `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a
     broken one. `unfollowed`: with `anew`, the newest record, which no node accepts, of a log that looks whole.
+    `misnamed`: with `anew`, the log that the head says it is, while it is `new_log_id`: the log goes on, by that name.
     `applied_min`: the least `applied:N` that, as far as the claimant knows, was asked for; the head remembers it.
     `app`: the application of the writer, which has to be that of the log; empty: it has none. `version`: the one at
     which a log begins that is founded. `skip`: the change that the writer is to go on without (`skip.py`); 0-0: none.
@@ -218,6 +219,7 @@ class Claim:
     new_log_id: str = ""
     anew: bool = False
     unfollowed: RecordId | None = None
+    misnamed: str = ""
     applied_min: int = 0
     app: str = ""
     version: int = 1

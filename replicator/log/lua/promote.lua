@@ -32,6 +32,8 @@
 -- ARGV[20]  forced       for the history: 1: it goes past what forbids it
 -- ARGV[21]  ended        for the history: how the term before ended, if no lease runs, as the caller saw it
 -- ARGV[22]  skip         the last change, which the node goes on without; empty: it does not
+-- ARGV[23] misnamed     with `anew`: the log_id in the head, if the log is that of ARGV[7]; or empty. The log goes on, and
+--                       the head says so
 --
 -- Answers
 --   ok TERM ID RUN       (node, boot) holds TERM, in RUN; ID is the term record
@@ -151,8 +153,9 @@ if lease ~= 'none' and lease ~= 'string' then
   return redis.error_reply('WRONGTYPE the lease key holds a ' .. lease)
 end
 local looks_whole = exists and head.run and not wrong_head and newest_id() == head.id
+local misnamed = anew and looks_whole and ARGV[23] ~= '' and head.log_id == ARGV[23]
 if anew and looks_whole and head.id ~= ARGV[15] then
-  if not wrong_key then
+  if not wrong_key and not misnamed then
     return { 'whole', head.id }
   end
   anew = false
@@ -210,7 +213,7 @@ if n > TERM_MAX then
 end
 local id = term .. '-' .. as_text(n)
 local prev = head.chain or string.rep('0', 32)
-local log_id = head.log_id or ARGV[7]
+local log_id = not misnamed and head.log_id or ARGV[7]
 local ends = ''
 local taken_lately = ''
 if head.id then
