@@ -82,7 +82,7 @@ def certify(
                     snapshot_bytes_max=snapshot_bytes_max,
                 )
             if output == "table":
-                click.echo(_text(found))
+                say(_text(found))
             live = _verified(log, timeout) if verify else None
     except Violation as violation:
         if output == "json":
@@ -92,8 +92,8 @@ def certify(
         show_json(_result(found, live, None))
         return
     if live is not None:
-        click.echo(f"live     {', '.join(live.digests)} have equal states at {live.position}")
-    click.echo("certified")
+        say(f"live     {', '.join(live.digests)} have equal states at {live.position}")
+    say("certified")
 
 
 def _result(found: Certificate | None, live: ops.DigestReport | None, violation: Violation | None) -> dict[str, Any]:

@@ -12,15 +12,18 @@ import click
 import orjson
 
 from replicator import ops
-from replicator.errors import NotPrimary, ReplicatorError
+from replicator.errors import ConfigError, NotPrimary, ReplicatorError
 from replicator.format.ids import RecordId
+from replicator.log.interface import Log
+from replicator.node.url_proof import PROOF_WITHIN_S, prove
 from replicator.ops import risks
+from replicator.runtime import checks
 
 from .confirm import confirm, yes_option
 from .context import Settings, output_option, show_json
 from .progress import Counted, progress_of
 
-__all__ = ["load", "put_document"]
+__all__ = ["load", "proven_url", "put_document"]
 
 #: Reading, checking and sending 80 MB takes seconds.
 TIMEOUT_S = 600
@@ -60,30 +63,59 @@ UNKNOWN = ("outcome_unknown", "not_acknowledged")
     help="Load it if the state has not changed since: the ETag, or Replicator-Position, that came with FILE.",
 )
 @click.option("--force", is_flag=True, help="Load it whatever the state is; what that has is lost.")
+@click.option(
+    "--to",
+    metavar="URL",
+    default=None,
+    help="The primary's http(s)://HOST:PORT, which is not asked to prove that it is the primary: you know it.",
+)
 @yes_option
 @output_option
 @click.pass_obj
 def load(
-    settings: Settings, file: Path, any_term: bool, expect: str | None, force: bool, yes: bool, output: str
+    settings: Settings,
+    file: Path,
+    any_term: bool,
+    expect: str | None,
+    force: bool,
+    to: str | None,
+    yes: bool,
+    output: str,
 ) -> None:
     """Make FILE, a registry document (registry.json), the whole state. A file without a term is of term 0.
 
     If the state is not empty, say which one FILE replaces (--expect), or that it does not matter (--force).
+
+    It goes to the URL in the primary's heartbeat, once the server there has proved that it is that node; or to --to.
     """
+    url = checks.public_url("--to", to) if to is not None else ""
+    if to is not None and not url:
+        raise ConfigError(setting="--to", problem="give http://HOST:PORT")
     if expect is not None:
         RecordId.parse(expect)
     with settings.log() as log:
         now = ops.status(log)
         if force:
             confirm(f"load {file} all the same?", risks.of_load(log), yes=yes)
-    primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
-    if primary is None or primary.http is None:
-        raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")
-    answer = put_document(primary.http, file, expect, any_term=any_term, force=force)
+        primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
+        if primary is None or (primary.http is None and not url):
+            raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")
+        url = url or proven_url(log, primary.node)
+    answer = put_document(url.rstrip("/"), file, expect, any_term=any_term, force=force)
     if output == "json":
         show_json({"primary": primary.node, "document_bytes": file.stat().st_size, "term": answer.get("term")})
         return
     click.echo(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
+
+
+def proven_url(log: Log, node: str) -> str:
+    """The URL of the node that leads, which has proved that it is there. Raises `NotPrimary`, `Unproven`."""
+    look = log.look()
+    heartbeat = look.heartbeats.get(node)
+    if look.head is None or heartbeat is None or look.head.writer != (node, heartbeat.boot) or not heartbeat.http:
+        raise NotPrimary("{node} leads no more, or serves no HTTP; nothing was sent: try again", node=node)
+    prove(log.look, node, heartbeat.boot, heartbeat.http, within_s=PROOF_WITHIN_S)
+    return heartbeat.http
 
 
 def put_document(http: str, file: Path, expect: str | None, *, any_term: bool, force: bool) -> dict[str, object]:

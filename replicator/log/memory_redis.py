@@ -34,7 +34,17 @@ from replicator.format.records import ACT, HEADER_BYTES_MAX, ChangeRecord, PartR
 from replicator.format.term_ends import show_ends, with_end
 from replicator.log.interface import Ack, Confirmation, GroupRequest
 from replicator.log.memory_history import MemoryHistory, Stamp, ending_of
-from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, lease_left_ms, lease_of
+from replicator.protocol.group import (
+    TAKEN_KEPT,
+    Claim,
+    Code,
+    GroupView,
+    Head,
+    LeaseText,
+    Reply,
+    lease_left_ms,
+    lease_of,
+)
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.history import HistoryEntry
 

@@ -262,6 +262,24 @@ class NodeFacts:
         return running.ha_loop.history.shown(running.ha_loop.observer.look)
 
     @property
+    def primary_is_proven(self) -> bool:
+        """Whether the server at `primary_http` has proved that it is the primary (`url_proof.py`); if not, it is asked.
+
+        Before anything is sent there: heartbeats are what somebody wrote to Redis (docs/trust.md).
+        """
+        running, url = self._begun, self.primary_http
+        if running is None or url is None:
+            return False
+        holder = running.replica.node_state.view.holder
+        return self.leads or running.primary_proof.is_proven(holder.node, holder.boot, url)
+
+    def hear(self, nonce: str) -> None:
+        """Somebody asks by HTTP whether this node is at the URL that he asked: the next heartbeat says so."""
+        running = self._begun
+        if running is not None:
+            running.nonces.hear(nonce)
+
+    @property
     def primary_http(self) -> str | None:
         """Where the primary is reached, if there is a live one that says so."""
         running = self._begun

@@ -129,7 +129,9 @@ def _log(look: GroupView) -> Iterator[Check]:
         found = problem("log", f"the log cannot be right: {why}", "`replicator recover` founds it anew")
         yield coded(found, ReasonCode.LOG_BROKEN, {"last_id": last_id})
     elif name := election.misnamed(look):
-        what = f"its head says that it is log {head.log_id}, and by its records it is log {name}: it was changed by hand"
+        what = (
+            f"its head says that it is log {head.log_id}, and by its records it is log {name}: it was changed by hand"
+        )
         yield coded(problem("log", what, SET_RIGHT), ReasonCode.LOG_BROKEN, {"last_id": last_id})
     else:
         yield ok("log", f"it goes up to {head.position.id}; `replicator certify` reads all of it")

@@ -14,12 +14,12 @@ from ..format.ids import ZERO_ID, Position, RecordId, Writer
 from .heartbeat import Heartbeat
 
 __all__ = [
+    "LEASE_MS_MAX",
     "Claim",
     "Code",
     "GroupView",
     "Head",
     "LeaseText",
-    "LEASE_MS_MAX",
     "Reply",
     "lease_left_ms",
     "lease_of",
@@ -194,9 +194,10 @@ class Claim:
     """What a promotion asks for: the next term for `writer`, above `floor`; and the conditions for it.
 
     `expect` (a term), `run`, `expect_head`: only if these are unchanged. `unleased`: only if no lease of the holder
-    runs (`lease_of`). The lease with the text `expired` does not count: it ran out by the clock of the node that looked, and a renewed lease has
-    another text. `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a
-    broken one. `unfollowed`: with `anew`, the newest record, which no node accepts, of a log that looks whole.
+    runs (`lease_of`). The lease with the text `expired` does not count: it ran out by the clock of the node that
+    looked, and a renewed lease has another text. `new_log_id`: found a log of this identity where there is none; with
+    `anew`, also in the place of a broken one. `unfollowed`: with `anew`, the newest record, which no node accepts, of a
+    log that looks whole.
     `misnamed`: with `anew`, the log that the head says it is, while it is `new_log_id`: the log goes on, by that name.
     `applied_min`: the least `applied:N` that, as far as the claimant knows, was asked for; the head remembers it.
     `app`: the application of the writer, which has to be that of the log; empty: it has none. `version`: the one at

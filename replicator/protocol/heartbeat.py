@@ -14,6 +14,7 @@ for the name, the boot and the places in the log, which every version writes).
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import orjson
@@ -25,13 +26,18 @@ from . import node_url
 
 __all__ = [
     "MISSED_BEATS_MAX",
+    "NONCES_MAX",
     "Heartbeat",
+    "is_nonce",
 ]
 
 _IDS = ("changed", "cursor", "digest_at", "synced")
 
-#: A heartbeat comes at least three times a lease, and no lease is longer than a day. One that says otherwise would count
-#: as alive for years.
+#: How many nonces a heartbeat has at the most.
+NONCES_MAX = 16
+
+#: A heartbeat comes at least three times a lease, and no lease is longer than a day. One that says otherwise would
+#: count as alive for years.
 EVERY_MS_MAX = 86_400_000 // 3
 
 #: A node that missed this many heartbeats in a row counts as dead. No rule of safety depends on it.
@@ -65,6 +71,7 @@ class Heartbeat(NamedTuple):
     to take the place of its state; empty: it is not. `reinitialised`: the newest request for that which it has met.
     `behind_ms`: for how long the log has had what the node lacks, as far as it saw; 0: it lacked nothing.
 
+    `heard`: the nonces that it was sent over HTTP lately, which prove that its URL is its own (`node/url_proof.py`).
     `follows_only`: why its Redis user lets it follow and not lead; empty: it may lead.
 
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
@@ -113,6 +120,7 @@ class Heartbeat(NamedTuple):
     last_error: str = ""
     last_error_at: int = 0
     follows_only: str = ""
+    heard: tuple[str, ...] = ()
     age_ms: int = 0
     beaten_at: int = 0
 
@@ -154,6 +162,7 @@ class Heartbeat(NamedTuple):
             known = {name: fields[name] for name in cls._fields if name in fields}
             known["position"] = Position.parse(fields["position"])
             known["knew"] = _names(fields.get("knew", []))
+            known["heard"] = tuple(nonce for nonce in _names(fields.get("heard", []))[:NONCES_MAX] if is_nonce(nonce))
             known.update({name: RecordId.parse(fields[name]) for name in _IDS})
             known["stalled_at"] = RecordId.parse(fields.get("stalled_at", "0-0"))
             heartbeat = cls(**known | {"age_ms": age_ms, "beaten_at": 0})
@@ -161,7 +170,23 @@ class Heartbeat(NamedTuple):
             return None
         if not all(map(_is_like, heartbeat, _SOME_HEARTBEAT)) or heartbeat.every_ms > EVERY_MS_MAX:
             return None
-        return heartbeat if (url := node_url.believed(heartbeat.http)) == heartbeat.http else heartbeat._replace(http=url)
+        if not _NAME.fullmatch(heartbeat.node):
+            return None
+        return (
+            heartbeat if (url := node_url.believed(heartbeat.http)) == heartbeat.http else heartbeat._replace(http=url)
+        )
+
+
+#: What a node may be called (`runtime/checks.py`).
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def is_nonce(text: str) -> bool:
+    """Whether it is 32 hexadecimal digits."""
+    return len(text) == 32 and set(text) <= _HEX
+
+
+_HEX = frozenset("0123456789abcdef")
 
 
 def _names(value: object) -> tuple[str, ...]:

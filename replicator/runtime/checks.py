@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from ..errors import ConfigError
 
 __all__ = [
-    "choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "public_url", "seconds", "url",
+    "choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "plain_json", "plain_lines", "public_url", "seconds", "url",
     "whole",
 ]  # fmt: skip
 
@@ -43,6 +43,9 @@ _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud8
 
 #: What nodes believe of the URL of another one (`protocol/node_url.py` looks closer): ASCII, no query, nothing escaped.
 _PUBLIC = re.compile(r"https?://[A-Za-z0-9._:%\[\]-]{1,280}(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*/?")
+
+#: Of those, what writers of JSON leave as it is.
+_ODD_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 #: ::ffff:0.0.0.0, an address of IPv4 in those of IPv6.
 _ANY_IPV4 = b"\0" * 10 + b"\xff\xff" + b"\0" * 4
@@ -107,6 +110,16 @@ def line(setting: str, value: object) -> str:
 def plain(text: str) -> str:
     """The text on one line, with nothing in it that a terminal obeys: for what others wrote."""
     return _ODD.sub(lambda odd: ascii(odd[0])[1:-1], text)
+
+
+def plain_lines(text: str) -> str:
+    """The same of a text of several lines, which stay."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def plain_json(text: str) -> str:
+    """A JSON text, in which nothing is left that a terminal obeys: escaped as JSON does it, so it means the same."""
+    return _ODD_IN_JSON.sub(lambda odd: f"\\u{ord(odd[0]):04x}", text)
 
 
 def directory(setting: str, value: object) -> Path:

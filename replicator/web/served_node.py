@@ -133,7 +133,16 @@ class ServedNode(Protocol[StateT]):
         ...
 
     @property
+    def primary_is_proven(self) -> bool:
+        """Whether the server at `primary_http` has proved that it is the primary; if not, it is asked. At once."""
+        ...
+
+    @property
     def lease_ms(self) -> int | None: ...
+
+    def hear(self, nonce: str) -> None:
+        """Somebody asks over HTTP whether this is the node of that URL: tell so in Redis. At once."""
+        ...
 
     def history(self) -> ServedHistory:
         """What was done to the group, as far as it knows, at once."""

@@ -61,6 +61,12 @@ class Known:
     heartbeat_age_ms: int | None = 10
     release: Release = field(default_factory=lambda: Release(app="kv", version=2, reads=range(1, 3)))
     version: int = 1
+    primary_is_proven: bool = True
+    #: The nonces that it was sent.
+    heard: list[str] = field(default_factory=list)
+
+    def hear(self, nonce: str) -> None:
+        self.heard.append(nonce)
 
     @property
     def members(self) -> GroupAsSeen:

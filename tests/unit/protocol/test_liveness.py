@@ -54,7 +54,14 @@ class Watcher:
         }
         heartbeats = {name: heartbeat for name, heartbeat in seen.items() if heartbeat is not None}
         look = GroupView(
-            self.run, 1, self.head, ZERO_ID, lease_left_ms(text, left) if text else None, heartbeats, self.redis_ms, text
+            self.run,
+            1,
+            self.head,
+            ZERO_ID,
+            lease_left_ms(text, left) if text else None,
+            heartbeats,
+            self.redis_ms,
+            text,
         )
         self.passes(took_ms)
         self.sightings, sight = self.sightings.after(look, asked_at_ms=asked_at_ms, now_ms=self.now_ms)
