@@ -261,17 +261,17 @@ class NodeFacts:
             return History(complete=False, complete_since_at=None, entries=())
         return running.ha_loop.history.shown(running.ha_loop.observer.look)
 
-    @property
-    def primary_is_proven(self) -> bool:
-        """Whether the server at `primary_http` has proved that it is the primary (`url_proof.py`); if not, it is asked.
+    def has_proven(self, url: str) -> bool:
+        """Whether this is a URL below `primary_http`, and the server there has proved that it is the primary
+        (`url_proof.py`); if not, it is asked. Returns at once.
 
-        Before anything is sent there: heartbeats are what somebody wrote to Redis (docs/trust.md).
+        For what is sent there: heartbeats are what somebody wrote to Redis (docs/trust.md).
         """
-        running, url = self._begun, self.primary_http
-        if running is None or url is None:
+        running, base = self._begun, (self.primary_http or "").rstrip("/")
+        if running is None or not base or not url.startswith(base) or url[len(base) :][:1] not in ("", "/", "?"):
             return False
         holder = running.replica.node_state.view.holder
-        return self.leads or running.primary_proof.is_proven(holder.node, holder.boot, url)
+        return running.primary_proof.is_proven(holder.node, holder.boot, base)
 
     def hear(self, nonce: str) -> None:
         """Somebody asks by HTTP whether this node is at the URL that he asked: the next heartbeat says so."""

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from ..errors import ConfigError
 
 __all__ = [
-    "choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "plain_json", "plain_lines", "public_url", "seconds", "url",
-    "whole",
+    "choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "plain_json", "plain_lines",
+    "public_url", "seconds", "url", "whole",
 ]  # fmt: skip
 
 #: Of nodes and groups. They stand in keys of Redis, in texts whose fields spaces part, in names of directories, in URLs

@@ -213,7 +213,7 @@ class Middleware:
         if self.options.writes != "forward":
             return self.render(redirect_to(url, message))
         until = time.monotonic() + self.options.primary_within_s
-        while not self.node.primary_is_proven:
+        while not self.node.has_proven(url):
             if time.monotonic() >= until:
                 where = f"the server at {url.partition('?')[0]} did not prove that it is the primary"
                 raise Refusal(503, PRIMARY_UNREACHABLE, f"{where}; nothing was sent: try again in a moment")

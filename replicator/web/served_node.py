@@ -133,12 +133,12 @@ class ServedNode(Protocol[StateT]):
         ...
 
     @property
-    def primary_is_proven(self) -> bool:
-        """Whether the server at `primary_http` has proved that it is the primary; if not, it is asked. At once."""
-        ...
-
-    @property
     def lease_ms(self) -> int | None: ...
+
+    def has_proven(self, url: str) -> bool:
+        """Whether this is a URL below `primary_http`, and the server there has proved that it is the primary; if not,
+        it is asked. At once."""
+        ...
 
     def hear(self, nonce: str) -> None:
         """Somebody asks over HTTP whether this is the node of that URL: tell so in Redis. At once."""

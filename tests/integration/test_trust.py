@@ -48,7 +48,7 @@ SHOWN = [
     ["log"],
     ["groups"],
     ["versions"],
-    ["certify", "--timeout-s", "1"],
+    ["certify", "--timeout", "1"],
     ["promote", "z", "--dry-run"],
     ["promote", "z", "--yes"],
     ["config", "show"],
@@ -219,7 +219,9 @@ class TestWhereItIsSent:
             a.promote()
             prove(log.look, "a", a.boot, server.url, within_s=PATIENCE_S)
             eventually(lambda: b.primary_http == server.url)
-            eventually(lambda: b.primary_is_proven)
+            eventually(lambda: b.has_proven(f"{server.url}/v1/nodes?x=1"))
+            assert not b.has_proven("http://127.0.0.1:9/v1/nodes")
+            assert not b.has_proven(f"{server.url}0/v1/nodes")
             # when another server is given out for the primary
             began = time.monotonic()
             assert not b._running.primary_proof.is_proven("a", a.boot, "http://127.0.0.1:9")  # type: ignore[union-attr]
