@@ -63,8 +63,10 @@ def release(log: Log, data_dir: Path, *, by: str) -> Released:
         problem = f"{data_dir} is no data directory of a node ({error.strerror or error})"
         raise ConfigError(setting="data-dir", problem=problem) from None
     released = Released(data_dir=data_dir, boot=boot)
+    if not boot:
+        return released
     look = log.look()
-    lease = lease_of(look.lease, look.head) if boot else None
+    lease = lease_of(look.lease, look.head)
     if lease is None:
         return released
     term, node, holder = lease.holder.split(" ")
