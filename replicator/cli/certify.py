@@ -24,6 +24,7 @@ from .context import (
     operator,
     output_option,
     show_json,
+    show_line,
     snapshot_bytes_max_option,
     table,
 )
@@ -82,7 +83,7 @@ def certify(
                     snapshot_bytes_max=snapshot_bytes_max,
                 )
             if output == "table":
-                say(_text(found))
+                click.echo(_text(found))
             live = _verified(log, timeout) if verify else None
     except Violation as violation:
         if output == "json":
@@ -92,8 +93,8 @@ def certify(
         show_json(_result(found, live, None))
         return
     if live is not None:
-        say(f"live     {', '.join(live.digests)} have equal states at {live.position}")
-    say("certified")
+        show_line(f"live     {', '.join(live.digests)} have equal states at {live.position}")
+    show_line("certified")
 
 
 def _result(found: Certificate | None, live: ops.DigestReport | None, violation: Violation | None) -> dict[str, Any]:

@@ -174,9 +174,9 @@ def show_json(value: Any, *, a_line: bool = False) -> None:
     click.echo(checks.plain_json(orjson.dumps(value, option=0 if a_line else orjson.OPT_INDENT_2).decode()))
 
 
-def say(text: str) -> None:
-    """Print lines for people. What others wrote, names for example, does not control the terminal."""
-    click.echo(checks.plain_lines(text))
+def show_line(text: str) -> None:
+    """Print a line for people. What others wrote, names for example, makes no other line and controls no terminal."""
+    click.echo(checks.plain(text))
 
 
 def table(headings: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

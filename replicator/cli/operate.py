@@ -12,7 +12,7 @@ from replicator.errors import ReplicatorError
 from replicator.ops import risks
 
 from .confirm import confirm, yes_option
-from .context import NAME, Seconds, Settings, operator, output_option, say, show_json
+from .context import NAME, Seconds, Settings, operator, output_option, show_json, show_line
 from .progress import progress_of, say_line
 
 __all__ = [
@@ -78,7 +78,7 @@ def promote(
     if output == "json":
         show_json(asdict(done))
     else:
-        say(f"{done.primary} leads in term {done.term}, from {done.first_id} on ({done.took_ms:.0f} ms)")
+        show_line(f"{done.primary} leads in term {done.term}, from {done.first_id} on ({done.took_ms:.0f} ms)")
 
 
 def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
@@ -86,14 +86,14 @@ def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
         show_json(preview.to_dict())
     else:
         lag = "not known" if preview.lag_records is None else f"{preview.lag_records} records, which it reads first"
-        say(f"behind the log by: {lag}")
+        show_line(f"behind the log by: {lag}")
         for heading, lines in (("lost (kept as forks)", preview.losses), ("not known", preview.unknowns)):
-            say(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
+            show_line(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
     if preview.refusal is not None:
         hint = f"; {preview.better_node} is the better one" if preview.better_node else ""
         raise _WouldBeRefused(f"would be refused ({preview.code}): {preview.refusal}{hint}")
     if output == "table":
-        say(f"would promote {preview.node}")
+        show_line(f"would promote {preview.node}")
 
 
 @click.command()
@@ -118,8 +118,8 @@ def switchover(settings: Settings, node: str, reason: str, timeout: float, outpu
         if done.follows
         else f"{done.previous_primary} has not said yet that it follows"
     )
-    say(f"{done.primary} leads in term {done.term}, from {done.first_id} on; {follows}")
-    say(f"nobody could write for at most {done.gap_ms:.0f} ms; nothing is lost")
+    show_line(f"{done.primary} leads in term {done.term}, from {done.first_id} on; {follows}")
+    show_line(f"nobody could write for at most {done.gap_ms:.0f} ms; nothing is lost")
 
 
 @click.command()
@@ -133,7 +133,7 @@ def demote(settings: Settings, reason: str, output: str) -> None:
     if output == "json":
         show_json({"term": term})
         return
-    say(f"no node holds term {term}; `replicator promote NODE` makes a primary")
+    show_line(f"no node holds term {term}; `replicator promote NODE` makes a primary")
 
 
 @click.command()
@@ -147,7 +147,7 @@ def pause(settings: Settings, reason: str, output: str) -> None:
     if output == "json":
         show_json({"paused": True})
         return
-    say("automatic failover is paused; `replicator resume` ends that. `replicator promote` works meanwhile")
+    show_line("automatic failover is paused; `replicator resume` ends that. `replicator promote` works meanwhile")
 
 
 @click.command()
@@ -161,7 +161,7 @@ def resume(settings: Settings, reason: str, output: str) -> None:
     if output == "json":
         show_json({"paused": False})
         return
-    say("automatic failover is on again, on the nodes that have --auto-promote")
+    show_line("automatic failover is on again, on the nodes that have --auto-promote")
 
 
 @click.command()
@@ -194,7 +194,7 @@ def recover(
     if output == "json":
         show_json(asdict(done))
     else:
-        say(f"the log is founded anew; {done.primary} leads in term {done.term}, from {done.first_id} on")
+        show_line(f"the log is founded anew; {done.primary} leads in term {done.term}, from {done.first_id} on")
 
 
 @click.command()
@@ -211,7 +211,7 @@ def forget(settings: Settings, node: str, reason: str, yes: bool, output: str) -
     if output == "json":
         show_json({"node": node})
         return
-    say(f"{node} is forgotten; if it comes back, it is a node of the group again")
+    show_line(f"{node} is forgotten; if it comes back, it is a node of the group again")
 
 
 @click.command()
@@ -228,9 +228,9 @@ def finalize(settings: Settings, version: int, timeout: float, output: str) -> N
     if output == "json":
         show_json(asdict(done))
     elif done.previous_version == version:
-        say(f"the group is at version {version} already")
+        show_line(f"the group is at version {version} already")
     else:
-        say(f"the group is at version {version}; before it was at {done.previous_version}")
+        show_line(f"the group is at version {version}; before it was at {done.previous_version}")
 
 
 queue_option = click.option("--queue", is_flag=True, help="Run it as a job on the group's RQ worker.")
@@ -249,7 +249,7 @@ def reinit(settings: Settings, node: str, timeout: float, output: str) -> None:
     if output == "json":
         show_json(asdict(done))
     else:
-        say(f"{node} has the state of {done.primary} as of {done.position} ({done.took_ms:.0f} ms)")
+        show_line(f"{node} has the state of {done.primary} as of {done.position} ({done.took_ms:.0f} ms)")
 
 
 @click.command()
@@ -268,7 +268,7 @@ def snapshot(settings: Settings, queue: bool, timeout: float, output: str) -> No
     if output == "json":
         show_json(result)
     else:
-        say(f"the log has a snapshot of the state as of {result['as_of']}")
+        show_line(f"the log has a snapshot of the state as of {result['as_of']}")
 
 
 @click.command()
@@ -289,15 +289,15 @@ def verify(settings: Settings, queue: bool, timeout: float, output: str) -> None
         show_json(result)
     else:
         for node, digest in result["digests"].items():
-            say(f"{node}  {result['position']}  {digest}")
+            show_line(f"{node}  {result['position']}  {digest}")
         for node in report.late_nodes:
-            say(f"{node}  did not report in time")
+            show_line(f"{node}  did not report in time")
         for node in report.silent_nodes:
-            say(f"{node}  does not report")
+            show_line(f"{node}  does not report")
     if not report.equal:
         raise _NotEqual(report.verdict)
     if output == "table":
-        say(report.verdict)
+        show_line(report.verdict)
 
 
 def _queued(settings: Settings, name: str, timeout: float, say: ops.Progress) -> Any:

@@ -14,7 +14,6 @@ for the name, the boot and the places in the log, which every version writes).
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import orjson
@@ -170,15 +169,9 @@ class Heartbeat(NamedTuple):
             return None
         if not all(map(_is_like, heartbeat, _SOME_HEARTBEAT)) or heartbeat.every_ms > EVERY_MS_MAX:
             return None
-        if not _NAME.fullmatch(heartbeat.node):
-            return None
         return (
             heartbeat if (url := node_url.believed(heartbeat.http)) == heartbeat.http else heartbeat._replace(http=url)
         )
-
-
-#: What a node may be called (`runtime/checks.py`).
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def is_nonce(text: str) -> bool:

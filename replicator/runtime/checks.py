@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from ..errors import ConfigError
 
 __all__ = [
-    "choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "plain_json", "plain_lines",
-    "public_url", "seconds", "url", "whole",
+    "choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "plain_json", "public_url",
+    "seconds", "url", "whole",
 ]  # fmt: skip
 
 #: Of nodes and groups. They stand in keys of Redis, in texts whose fields spaces part, in names of directories, in URLs
@@ -110,11 +110,6 @@ def line(setting: str, value: object) -> str:
 def plain(text: str) -> str:
     """The text on one line, with nothing in it that a terminal obeys: for what others wrote."""
     return _ODD.sub(lambda odd: ascii(odd[0])[1:-1], text)
-
-
-def plain_lines(text: str) -> str:
-    """The same of a text of several lines, which stay."""
-    return "\n".join(map(plain, text.split("\n")))
 
 
 def plain_json(text: str) -> str:
