@@ -345,7 +345,7 @@ class TestAMisnamedLog:
         assert (a.failed, b.failed) == (None, None)
         assert group.server.state.entries == written, "nobody took over, nobody founded it anew"
         (check,) = [check for check in checks_of_group(group.server.look()) if check.check == "log"]
-        assert "by its records it is log" in check.what
+        assert "by its records it is log" in check.message
         # when it is set right
         ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
         # then
