@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from replicator.ops.certify import Certificate, NodeFacts
 from replicator.ops.certify_group import certify_group
+from replicator.runtime.checks import plain
 from replicator.state.named_class import REGISTRY, state_class
 
 from .archive_shown import certify_archive
@@ -21,6 +22,7 @@ from .context import (
     operator,
     output_option,
     show_json,
+    show_line,
     snapshot_bytes_max_option,
     table,
 )
@@ -84,8 +86,8 @@ def certify(
         raise found.violation
     if output == "table":
         if found.live is not None:
-            click.echo(f"live     {', '.join(found.live.digests)} have equal states at {found.live.position}")
-        click.echo("certified")
+            show_line(f"live     {', '.join(found.live.digests)} have equal states at {found.live.position}")
+        show_line("certified")
 
 
 def _is_default(option: str) -> bool:
@@ -105,12 +107,14 @@ def text_of(found: Certificate) -> str:
     }
     told = ", ".join(f"{count} {what}" for what, count in counted.items())
     lines = [
-        f"log      {log.record_count} records {begins} to {log.last_id}, {log.records_bytes} bytes",
+        plain(f"log      {log.record_count} records {begins} to {log.last_id}, {log.records_bytes} bytes"),
         f"         {told}, {log.snapshot_count} snapshots{broken_off}",
     ]
     if found.nodes:
         lines += ["", table(HEADINGS, [_row(node) for node in found.nodes]), ""]
-    lines += [f"states   {', '.join(names)} have equal states, at equal positions" for names in found.equal_nodes]
+    lines += [
+        plain(f"states   {', '.join(names)} have equal states, at equal positions") for names in found.equal_nodes
+    ]
     return "\n".join(lines)
 
 

@@ -208,7 +208,12 @@ def operator() -> str:
 
 def show_json(value: Any, *, a_line: bool = False) -> None:
     """Print `value` as JSON; `a_line`: on one line, as one of many values."""
-    click.echo(orjson.dumps(value, option=0 if a_line else orjson.OPT_INDENT_2).decode())
+    click.echo(checks.plain_json(orjson.dumps(value, option=0 if a_line else orjson.OPT_INDENT_2).decode()))
+
+
+def show_line(text: str) -> None:
+    """Print a line for people. What others wrote, names for example, makes no other line and controls no terminal."""
+    click.echo(checks.plain(text))
 
 
 def table(headings: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

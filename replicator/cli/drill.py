@@ -14,7 +14,7 @@ from replicator.node.options import LEASE_S_MIN
 from replicator.ops import Step
 from replicator.sandbox.drill import FAULTS, FaultReport, Report, run
 
-from .context import Seconds, Settings, output_option, show_json, table
+from .context import Seconds, Settings, output_option, show_json, show_line, table
 from .progress import progress_of
 
 __all__ = ["drill", "show"]
@@ -100,7 +100,7 @@ def show(report: Report) -> None:
     click.echo(table(HEADINGS, [_row(fault) for fault in report.faults]))
     click.echo()
     for line in _verdict(report):
-        click.echo(line)
+        show_line(line)
 
 
 def _row(fault: FaultReport) -> dict[str, object]:

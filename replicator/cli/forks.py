@@ -102,7 +102,7 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
         click.echo(f"Changes from {fork.parted_id} up to {fork.snapshot_changed} are in its snapshot and cannot be "
                    f"listed one by one: `replicator forks export {name} --state` gives the whole state.")  # fmt: skip
     for change in files.divergent(fork, keys=given_keys()):
-        value = orjson.dumps(change.change).decode()
+        value = plain(orjson.dumps(change.change).decode())
         click.echo(f"{when(change.at)}  {str(change.id).ljust(14)} {change.index:4d}  {plain(change.node)}  {value}")
 
 

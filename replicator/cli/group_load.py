@@ -24,7 +24,7 @@ from replicator.state.named_class import REGISTRY, state_class
 
 from .confirm import confirm, yes_option
 from .context import Seconds, Settings
-from .load import put_document
+from .load import proven_url, put_document
 from .node_http import NodeHttp, token_options, token_to_option
 
 __all__ = ["give_to_group", "load_options"]
@@ -69,21 +69,22 @@ def give_to_group(
         now = ops.status(log)
         if force and seen is None:
             confirm("replace it all the same?", risks.of_load(log), yes=yes)
+        primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
+        url = proven_url(log, primary.node, asks) if kind == REGISTRY and primary is not None and primary.http else ""
     changed = look.head.changed if look.head is not None else ZERO_ID
     if seen is None and not force:
         if changed > ZERO_ID:
             hint = f"--expect {changed} replaces it if it does not change meanwhile, --force in any case"
             raise ConfigError(setting="expect", problem=f"the group has a state: {hint}")
         seen = ZERO_ID  # there was none, and there must be none when it is replaced
-    primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
     if primary is None:
         raise NotPrimary("no node leads, so nobody can take the state: `replicator promote NODE`")
-    if kind == REGISTRY and primary.http is not None:
+    if url:
         with tempfile.TemporaryDirectory(prefix="replicator-") as directory:
             file = Path(directory) / "state.json"
             with file.open("wb") as out:
                 out.writelines(document_of(pieces(), 0))
-            put_document(primary.http, file, expect, any_term=True, force=force, asks=asks)
+            put_document(url, file, expect, any_term=True, force=force, asks=asks)
         return
     if not kind:
         hint = "give --state MODULE:CLASS, or --state whole for a file, a database, or another state without apply()"

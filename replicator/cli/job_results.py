@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import click
-
 from replicator import ops
 from replicator.errors import ReplicatorError
 from replicator.jobs.errors import JobFailed
 
-from .context import show_json, size_text, when
+from .context import show_json, show_line, size_text, when
 
 __all__ = ["show_result"]
 
@@ -69,7 +67,7 @@ def _certified(result: Mapping[str, Any]) -> Shown:
     if result["log"] is not None:
         nodes = [NodeFacts(**node) for node in result["nodes"]]
         found = Certificate(log=LogFacts(**result["log"]), nodes=nodes, equal_nodes=result["equal_nodes"])
-        lines = [text_of(found)]
+        lines = text_of(found).split("\n")
     if violation := result["violation"]:
         return _said(*lines)[0], _Violated(f"{violation['rule']}: {violation['message']}; {violation['meaning']}")
     if live := result["live"]:
@@ -112,7 +110,7 @@ def _switched(result: Mapping[str, Any]) -> Shown:
 def _said(*lines: str) -> Shown:
     def say() -> None:
         for line in lines:
-            click.echo(line)
+            show_line(line)
 
     return say, None
 

@@ -30,6 +30,7 @@ from .context import (
     data_dirs_option,
     output_option,
     show_json,
+    show_line,
     snapshot_bytes_max_option,
     table,
     when,
@@ -317,9 +318,9 @@ def _show_job(facts: JobFacts, output: str) -> None:
         show_json(facts.to_dict())
         return
     due = f" for {when(facts.due_at)} UTC" if facts.due_at is not None else ""
-    click.echo(f"{facts.job} is {facts.job_status}{due}")
+    show_line(f"{facts.job} is {facts.job_status}{due}")
     if facts.problem:
-        click.echo(facts.problem)
+        show_line(facts.problem)
 
 
 def _show_jobs(found: list[JobFacts], output: str) -> None:

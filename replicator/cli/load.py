@@ -15,15 +15,17 @@ import orjson
 from replicator import ops
 from replicator.errors import NotPrimary, ReplicatorError
 from replicator.format.ids import RecordId
+from replicator.log.interface import Log
+from replicator.node.url_proof import PROOF_WITHIN_S, prove
 from replicator.ops import risks
 from replicator.web.error_codes import OF_THE_TOKEN
 
 from .confirm import confirm, yes_option
-from .context import Settings, output_option, show_json
+from .context import Settings, output_option, show_json, show_line
 from .node_http import ANYBODY, NodeHttp, to_option, token_options
 from .progress import Counted, progress_of
 
-__all__ = ["load", "put_document"]
+__all__ = ["load", "proven_url", "put_document"]
 
 #: Reading, checking and sending 80 MB takes seconds.
 TIMEOUT_S = 600
@@ -85,6 +87,8 @@ def load(
     """Make FILE, a registry document (registry.json), the whole state. A file without a term is of term 0.
 
     If the state is not empty, say which one FILE replaces (--expect), or that it does not matter (--force).
+
+    It goes to the URL in the primary's heartbeat, once the server there has proved that it is that node; or to --to.
     """
     if expect is not None:
         RecordId.parse(expect)
@@ -93,15 +97,28 @@ def load(
         now = ops.status(log)
         if force:
             confirm(f"load {file} all the same?", risks.of_load(log), yes=yes)
-    primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
-    url = to or (primary.http if primary is not None else None)
-    if primary is None or url is None:
-        raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")
+        primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
+        if primary is None or (primary.http is None and not to):
+            raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")
+        url = to or proven_url(log, primary.node, asks)
     answer = put_document(url, file, expect, any_term=any_term, force=force, asks=asks)
     if output == "json":
         show_json({"primary": primary.node, "document_bytes": file.stat().st_size, "term": answer.get("term")})
         return
-    click.echo(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
+    show_line(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
+
+
+def proven_url(log: Log, node: str, asks: NodeHttp) -> str:
+    """The URL of the node that leads, which has proved that it is there; no token is sent for that.
+
+    Raises `NotPrimary`, `Unproven`.
+    """
+    look = log.look()
+    heartbeat = look.heartbeats.get(node)
+    if look.head is None or heartbeat is None or look.head.writer != (node, heartbeat.boot) or not heartbeat.http:
+        raise NotPrimary("{node} leads no more, or serves no HTTP; nothing was sent: try again", node=node)
+    prove(log.look, node, heartbeat.boot, heartbeat.http, within_s=PROOF_WITHIN_S, context=asks.context)
+    return heartbeat.http.rstrip("/")
 
 
 def put_document(

@@ -25,7 +25,7 @@ class NodeHttp:
 
     def __init__(self, token_file: Path | None = None, named: Sequence[str] = (), ca_file: Path | None = None) -> None:
         self._bearer: TokenBearer | None = bearer_of(None, token_file, named, has_ca=ca_file is not None)
-        self._context: ssl.SSLContext | None = None if ca_file is None else trusting(ca_file)
+        self.context: ssl.SSLContext | None = None if ca_file is None else trusting(ca_file)
 
     def open(self, request: urllib.request.Request, timeout_s: float, *, how: str) -> Any:
         """The answer, as of `urlopen`. Raises `ConfigError` if there is a token and it is not for that node; `how`:
@@ -36,7 +36,7 @@ class NodeHttp:
                 raise withheld_from(request.full_url, how=how)
             # Of the other headers a redirect takes all along, to whatever host.
             request.add_unredirected_header("Authorization", self._bearer.header)
-        return urllib.request.urlopen(request, timeout=timeout_s, context=self._context)
+        return urllib.request.urlopen(request, timeout=timeout_s, context=self.context)
 
 
 #: Without a token.
@@ -61,7 +61,7 @@ def _url(_: click.Context, parameter: click.Parameter, given: str | None) -> str
     from replicator.runtime import checks
 
     try:
-        return None if given is None else checks.url(str(parameter.name), given).rstrip("/") or None
+        return None if given is None else checks.public_url(str(parameter.name), given).rstrip("/") or None
     except ConfigError as error:
         raise click.BadParameter(error.fields["problem"]) from None
 
@@ -71,7 +71,7 @@ to_option = click.option(
     metavar="URL",
     default=None,
     callback=_url,
-    help="The primary's URL, instead of the one that Redis names; a token is sent to it.",
+    help="The primary's URL, instead of the one that Redis names: it is asked for no proof, and a token is sent to it.",
 )
 
 token_to_option = click.option(

@@ -12,7 +12,7 @@ from replicator.errors import ReplicatorError
 from replicator.ops import risks
 
 from .confirm import confirm, yes_option
-from .context import NAME, Seconds, Settings, operator, output_option, show_json
+from .context import NAME, Seconds, Settings, operator, output_option, show_json, show_line
 from .progress import progress_of, say_line
 
 __all__ = [
@@ -74,7 +74,7 @@ def promote(
     if output == "json":
         show_json(asdict(done))
     else:
-        click.echo(f"{done.primary} leads in term {done.term}, from {done.first_id} on ({done.took_ms:.0f} ms)")
+        show_line(f"{done.primary} leads in term {done.term}, from {done.first_id} on ({done.took_ms:.0f} ms)")
 
 
 def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
@@ -82,14 +82,14 @@ def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
         show_json(preview.to_dict())
     else:
         lag = "not known" if preview.lag_records is None else f"{preview.lag_records} records, which it reads first"
-        click.echo(f"behind the log by: {lag}")
+        show_line(f"behind the log by: {lag}")
         for heading, lines in (("lost (kept as forks)", preview.losses), ("not known", preview.unknowns)):
-            click.echo(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
+            show_line(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
     if preview.refusal is not None:
         hint = f"; {preview.better_node} is the better one" if preview.better_node else ""
         raise _WouldBeRefused(f"would be refused ({preview.code}): {preview.refusal}{hint}")
     if output == "table":
-        click.echo(f"would promote {preview.node}")
+        show_line(f"would promote {preview.node}")
 
 
 @click.command()
@@ -120,7 +120,7 @@ def demote(settings: Settings, reason: str, output: str) -> None:
     if output == "json":
         show_json({"term": term})
         return
-    click.echo(f"no node holds term {term}; `replicator promote NODE` makes a primary")
+    show_line(f"no node holds term {term}; `replicator promote NODE` makes a primary")
 
 
 @click.command()
@@ -134,7 +134,7 @@ def pause(settings: Settings, reason: str, output: str) -> None:
     if output == "json":
         show_json({"paused": True})
         return
-    click.echo("automatic failover is paused; `replicator resume` ends that. `replicator promote` works meanwhile")
+    show_line("automatic failover is paused; `replicator resume` ends that. `replicator promote` works meanwhile")
 
 
 @click.command()
@@ -148,7 +148,7 @@ def resume(settings: Settings, reason: str, output: str) -> None:
     if output == "json":
         show_json({"paused": False})
         return
-    click.echo("automatic failover is on again, on the nodes that have --auto-promote")
+    show_line("automatic failover is on again, on the nodes that have --auto-promote")
 
 
 @click.command()
@@ -181,7 +181,7 @@ def recover(
     if output == "json":
         show_json(asdict(done))
     else:
-        click.echo(f"the log is founded anew; {done.primary} leads in term {done.term}, from {done.first_id} on")
+        show_line(f"the log is founded anew; {done.primary} leads in term {done.term}, from {done.first_id} on")
 
 
 @click.command()
@@ -198,7 +198,7 @@ def forget(settings: Settings, node: str, reason: str, yes: bool, output: str) -
     if output == "json":
         show_json({"node": node})
         return
-    click.echo(f"{node} is forgotten; if it comes back, it is a node of the group again")
+    show_line(f"{node} is forgotten; if it comes back, it is a node of the group again")
 
 
 @click.command()
@@ -215,9 +215,9 @@ def finalize(settings: Settings, version: int, timeout: float, output: str) -> N
     if output == "json":
         show_json(asdict(done))
     elif done.previous_version == version:
-        click.echo(f"the group is at version {version} already")
+        show_line(f"the group is at version {version} already")
     else:
-        click.echo(f"the group is at version {version}; before it was at {done.previous_version}")
+        show_line(f"the group is at version {version}; before it was at {done.previous_version}")
 
 
 queue_option = click.option("--queue", is_flag=True, help="Run it as a job on the group's RQ worker.")
@@ -236,7 +236,7 @@ def reinit(settings: Settings, node: str, timeout: float, output: str) -> None:
     if output == "json":
         show_json(asdict(done))
     else:
-        click.echo(f"{node} has the state of {done.primary} as of {done.position} ({done.took_ms:.0f} ms)")
+        show_line(f"{node} has the state of {done.primary} as of {done.position} ({done.took_ms:.0f} ms)")
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 from replicator import ops
 from replicator.errors import ReplicatorError
 
-from .context import NAME, Seconds, Settings, operator, output_option, show_json
+from .context import NAME, Seconds, Settings, operator, output_option, show_json, show_line
 from .progress import say_line
 
 __all__ = ["restart", "shutdown"]
@@ -36,7 +36,7 @@ def restart(settings: Settings, node: str, timeout: float, output: str) -> None:
     if output == "json":
         show_json(asdict(done))
     else:
-        click.echo(f"{node} was restarted ({done.took_ms:.0f} ms)")
+        show_line(f"{node} was restarted ({done.took_ms:.0f} ms)")
 
 
 @click.command()
@@ -53,7 +53,7 @@ def shutdown(settings: Settings, node: str, force: bool, timeout: float, output:
         show_json(asdict(done))
     elif done.stays_down:
         how = "stopped in order" if done.stopped_in_order else "does not report any more"
-        click.echo(f"{node} {how} ({done.took_ms:.0f} ms)")
+        show_line(f"{node} {how} ({done.took_ms:.0f} ms)")
     if not done.stays_down:
         raise _CameBack(node=node, run_by=done.run_by, hint=_how_to_stop(done.run_by))
 

@@ -211,7 +211,7 @@ def _show_change(told: dict[str, Any], output: str) -> None:
     if output == "json":
         show_json(told, a_line=True)
         return
-    value = orjson.dumps(told["change"]).decode()
+    value = plain(orjson.dumps(told["change"]).decode())
     click.echo(f"{when(told['written_at'])}  {told['id'].ljust(14)} {told['index']:4d}  {plain(told['node'])}  {value}")
 
 

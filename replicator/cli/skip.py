@@ -12,7 +12,7 @@ from replicator.format.ids import RecordId
 from replicator.ops import risks
 
 from .confirm import confirm, yes_option
-from .context import NAME, Seconds, Settings, operator, output_option, show_json
+from .context import NAME, Seconds, Settings, operator, output_option, show_json, show_line
 
 __all__ = ["skip"]
 
@@ -54,7 +54,7 @@ def skip(
     if output == "json":
         show_json(asdict(done))
     else:
-        click.echo(
+        show_line(
             f"{done.primary} leads in term {done.term}, from {done.first_id} on, without {done.skipped_id} "
             f"({_changes(done.change_count)}; {done.took_ms:.0f} ms)"
         )
@@ -72,12 +72,12 @@ def _show_preview(preview: ops.SkipPreview, output: str) -> None:
         show_json(preview.to_dict())
     else:
         count = preview.change_count
-        click.echo(f"lost: {'nothing that the log has' if count is None else _changes(count)}")
-        click.echo(f"rebuilt without it: {', '.join(preview.applied_nodes) or 'no node that has applied it is known'}")
+        show_line(f"lost: {'nothing that the log has' if count is None else _changes(count)}")
+        show_line(f"rebuilt without it: {', '.join(preview.applied_nodes) or 'no node that has applied it is known'}")
     if preview.refusal is not None:
         raise SkipRefused(change=preview.skipped_id, node=preview.node, reason=preview.refusal)
     if output == "table":
-        click.echo(f"would go on without {preview.skipped_id}, on {preview.node}")
+        show_line(f"would go on without {preview.skipped_id}, on {preview.node}")
 
 
 def _changes(count: int) -> str:

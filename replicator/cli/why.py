@@ -9,7 +9,7 @@ import click
 from replicator import ops
 from replicator.runtime.checks import plain
 
-from .context import NAME, Settings, output_option, show_json
+from .context import NAME, Settings, output_option, show_json, show_line
 
 __all__ = ["why"]
 
@@ -32,7 +32,7 @@ def why(settings: Settings, node: str, output: str) -> None:
         show_json(told.to_dict())
         return
     age = f"{told.age_ms / 1000:.1f} s ago" if told.age_ms < 100_000 else f"{told.age_ms / 60_000:.0f} min ago"
-    click.echo(f"{told.node}  {told.role}, at {told.position} in term {told.term}, reported {age}")
+    show_line(f"{told.node}  {told.role}, at {told.position} in term {told.term}, reported {age}")
     for question, words in ASKED.items():
         click.echo(f"\n{words.ljust(16)}{'yes' if getattr(told, question) else 'no'}")
         for each in told.reasons:

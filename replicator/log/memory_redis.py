@@ -34,7 +34,17 @@ from replicator.format.records import ACT, HEADER_BYTES_MAX, ChangeRecord, PartR
 from replicator.format.term_ends import show_ends, with_end
 from replicator.log.interface import Ack, Confirmation, GroupRequest
 from replicator.log.memory_history import MemoryHistory, Stamp, ending_of
-from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, lease_left_ms
+from replicator.protocol.group import (
+    TAKEN_KEPT,
+    Claim,
+    Code,
+    GroupView,
+    Head,
+    LeaseText,
+    Reply,
+    lease_left_ms,
+    lease_of,
+)
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.history import HistoryEntry
 
@@ -168,7 +178,7 @@ class MemoryState:
         if claim.expect_head is not None and (head is None or head.position.id != claim.expect_head):
             return Reply(Code.CONFLICT, term=term, node=node)
         running = self.running_lease(now_ms)
-        if claim.unleased and running and running != claim.expired:
+        if claim.unleased and lease_of(running, head) is not None and running != claim.expired:
             return Reply(Code.CONFLICT, term=term, node=node)
         if claim.run and claim.run != self.run:
             return Reply(Code.NEW_RUN)
@@ -241,9 +251,10 @@ class MemoryRedis:
     def promote(self, claim: Claim) -> Reply:
         state, head, exists = self.state, self.state.head, self.state.exists
         anew = claim.anew and claim.new_log_id != ""
+        misnamed = anew and head is not None and bool(claim.misnamed) and head.log_id == claim.misnamed
         state.check_keys(head=not anew, key=not anew)
         if anew and exists and head is not None and not state.wrong_head and state.last_id == head.position.id:
-            if not state.wrong_key and head.position.id != claim.unfollowed:
+            if not (state.wrong_key or misnamed) and head.position.id != claim.unfollowed:
                 return Reply(Code.WHOLE, id=head.position.id)
             anew = head.position.id == claim.unfollowed
         least = _least(claim.applied_min, head.applied_min if head else 0)
@@ -254,6 +265,8 @@ class MemoryRedis:
             return Reply(Code.SEALED)
         claim = replace(claim, app=app or claim.app, applied_min=least)
         before = None if state.wrong_head else head
+        if misnamed and not anew and head is not None:
+            head = head._replace(log_id=claim.new_log_id)
         if anew:
             head, exists = None, False
         if (not exists or head is None) and not (not exists and head is None and claim.new_log_id):
@@ -411,7 +424,7 @@ class MemoryRedis:
             term=state.effective_term,
             head=head,
             last_id=state.last_id if state.head else ZERO_ID,
-            lease_ms=lease_left_ms(lease, state.lease_ms(now_ms)),
+            lease_ms=lease_left_ms(lease, state.lease_ms(now_ms), head),
             lease=lease,
             heartbeats={heartbeat.node: heartbeat for heartbeat in told.values() if heartbeat},
             now_ms=int(now_ms),

@@ -231,6 +231,7 @@ class RedisLog:
             claim.ended,
             "" if claim.skip == ZERO_ID else str(claim.skip),
             claim.seal,
+            claim.misnamed,
         )
         return self._run(self._other, "promote", self._keys, *args)
 
@@ -421,7 +422,7 @@ class RedisLog:
             term=int(term),
             head=parsed,
             last_id=RecordId.parse(stray.decode()) if stray else newest,
-            lease_ms=lease_left_ms(lease, lease_ms),
+            lease_ms=lease_left_ms(lease, lease_ms, parsed),
             lease=lease,
             # An entry under another name than its own is ignored: it must not hide that node.
             heartbeats={

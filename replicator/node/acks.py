@@ -9,6 +9,9 @@ Redis confirms the first three (`confirmations.py`), the standbys the last: a ch
 anything that happens to Redis. The change is in the log before a submitter waits here, so one that waits in vain gets
 `NotAcknowledged`: the change may still reach all of them.
 
+Anybody who can write to Redis can write an ack. So those count that are of a node which lives, by heartbeats that were
+seen to change, and of a place that the log has (docs/trust.md).
+
 Submitters that wait for standbys are in a table (`waiters.py`), which the reader and the HA loop resolve as news comes.
 So a wait costs no thread, and however many wait for something that does not come, the others are told no later.
 """
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from ..errors import CheckpointError, NotAcknowledged, NoThread
@@ -36,14 +39,21 @@ __all__ = ["Acks", "Level"]
 #: How soon the node's own disk is synced again if it does not have everything yet: the first pause, and the longest.
 SYNC_AGAIN_S, SYNC_AGAIN_S_MAX = 0.01, 0.5
 
+#: A standby may have a record before its writer has the answer of Redis, and a writer sends one at a time.
+UNDER_WAY = 1
+
 #: The problem if nothing of the term is acknowledged any more.
 ENDED = "the term, or this run of Redis, ended meanwhile"
 
 
 class Acks:
-    """Tracks what Redis and the other nodes have of what this node wrote, for those that wait for it."""
+    """Tracks what Redis and the other nodes have of what this node wrote, for those that wait for it.
+
+    `is_live`: whether a node of that name lives.
+    """
 
     def __init__(self, log: Log, replica: Replica, lease: Lease) -> None:
+        self.is_live: Callable[[str], bool] = _nobody
         self._replica = replica
         self._redis = Confirmations(log, lease, lambda: replica.node_state)
         self._lock = threading.Lock()
@@ -58,7 +68,7 @@ class Acks:
     def hear(self, acks: Iterable[Ack] = ()) -> None:
         """Take acks of other nodes, and tell those whose wait is over. Without acks: the term may have changed."""
         with self._lock:
-            for ack in acks:
+            for ack in filter(self._counts, acks):
                 self._places[ack.node] = max(ack.at, self._places.get(ack.node, ack.at))
             if not self._waiting:  # as nearly always on a standby
                 return
@@ -66,6 +76,12 @@ class Acks:
             for others in [others for others, waiters in self._waiting.items() if not len(waiters)]:
                 del self._waiting[others]
         tell(over)
+
+    def _counts(self, ack: Ack) -> bool:
+        """Whether the ack can be one of a standby that has what it says."""
+        newest = self._replica.node_state.view.position.id
+        is_beyond = ack.at.term > newest.term or (ack.at.term == newest.term and ack.at.n > newest.n + UNDER_WAY)
+        return not is_beyond and self.is_live(ack.node)
 
     def _is_over(self, waiter: Waiter) -> bool:
         """Whether its wait is over; if so, it is settled. The caller has the lock."""
@@ -178,3 +194,7 @@ class Acks:
     def _conclude(self, waiter: Waiter) -> None:
         if waiter.error is not None:
             raise waiter.error
+
+
+def _nobody(node: str) -> bool:
+    return False

@@ -89,7 +89,7 @@ class Candidate:
         if self._is_its_turn(node_state, look, me):
             node, term, by = self._gave_back
             gone = reason_to_take_over(look, gave_back=node if term == look.term else "", by=by)
-            self.claim(gone, look, unleased=look.same_run)
+            self.claim(gone, look, unleased=look.same_run and not look.lease_is_void)
             return True
         return False
 
@@ -111,7 +111,7 @@ class Candidate:
             return
         self._vacant_since = self.claim_at = None
         if reply.code is Code.OK:
-            if look.same_run and not new_log_id:
+            if look.same_run and not new_log_id and not look.lease_is_void:
                 # It held the term before, or no lease ran any more.
                 self._observer.former_leases.took_vacant(reply.term)
             self._log_once.over("claim")

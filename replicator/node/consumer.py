@@ -18,7 +18,7 @@ from ..log.interface import Ack, Batch, GroupRequest, ReadRequest
 from ..protocol.fold import Verdict
 from ..protocol.skip import Found
 from .components import Components
-from .identity import check_log_is_mine
+from .identity import check_log_is_mine, with_misnamed_head
 
 __all__ = ["BLOCK_MS", "Learnt", "Reader"]
 
@@ -109,8 +109,9 @@ class Reader:
         term, applied = self._replica.node_state.view.term, self._replica.applied
         if any(record.id.term > term for record in records):
             # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
-            look = self._log.look()
-            check_log_is_mine(self._log, self._replica.node_state.view, look, self._app)
+            view = self._replica.node_state.view
+            look = with_misnamed_head(self._log, view, self._log.look())
+            check_log_is_mine(self._log, view, look, self._app)
         found, verdicts = Found.NOTHING, list[Verdict]()
         with self._replica.write_lock:
             if self._replica.node_state.holds_term or self._stopping.is_set():

@@ -261,6 +261,24 @@ class NodeFacts:
             return History(complete=False, complete_since_at=None, entries=())
         return running.ha_loop.history.shown(running.ha_loop.observer.look)
 
+    def has_proven(self, url: str) -> bool:
+        """Whether this is a URL below `primary_http`, and the server there has proved that it is the primary
+        (`url_proof.py`); if not, it is asked. Returns at once.
+
+        For what is sent there: heartbeats are what somebody wrote to Redis (docs/trust.md).
+        """
+        running, base = self._begun, (self.primary_http or "").rstrip("/")
+        if running is None or not base or not url.startswith(base) or url[len(base) :][:1] not in ("", "/", "?"):
+            return False
+        holder = running.replica.node_state.view.holder
+        return running.primary_proof.is_proven(holder.node, holder.boot, base)
+
+    def hear(self, nonce: str) -> None:
+        """Somebody asks by HTTP whether this node is at the URL that he asked: the next heartbeat says so."""
+        running = self._begun
+        if running is not None:
+            running.nonces.hear(nonce)
+
     @property
     def primary_http(self) -> str | None:
         """Where the primary is reached, if there is a live one that says so."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 
 from ..format.ids import Writer
-from ..protocol.group import GroupView, LeaseText
+from ..protocol.group import GroupView, LeaseText, lease_of
 
 __all__ = ["FormerLeases"]
 
@@ -38,7 +38,7 @@ class FormerLeases:
 
     def saw(self, look: GroupView, now: float) -> None:
         """Redis has answered, before `now`, with this look."""
-        lease = LeaseText.parse(look.lease)
+        lease = lease_of(look.lease, look.head)  # what nobody can have is waited for by nobody
         if lease is None or lease.holder.endswith(self._me):
             return
         with self._lock:

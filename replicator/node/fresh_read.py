@@ -87,7 +87,7 @@ class _Looks:
 
     def committed_by(self, sight: Sight) -> RecordId | None:
         """The newest record that is committed, by this answer of Redis; None: nobody knows."""
-        look, _, lease_until_ms = sight
+        look, lease_until_ms = sight.look, sight.lease_until_ms
         self._has_looked = True
         leads = lease_until_ms is not None and self._clock() * 1000 < lease_until_ms
         return look.head.position.id if look.head is not None and leads and election.is_settled(look) else None

@@ -26,7 +26,7 @@ from .divergence_watch import DivergenceWatch
 from .ha_policy import HaPolicy
 from .handover import Handover
 from .history_keeper import HistoryKeeper
-from .identity import Name, check_log_is_mine
+from .identity import Name, check_log_is_mine, with_misnamed_head
 from .lease_keeper import LeaseKeeper
 from .marker_schedule import MarkerSchedule
 from .memory_watch import MemoryWatch
@@ -77,6 +77,7 @@ class HaLoop:
         self.candidate = Candidate(log, replica, policy, parts.lease, self.observer, self.lease_keeper, parts.release)
         self.publisher = SnapshotPublisher(parts, self.lease_keeper, beat_every_s=policy.beat_every_s, wake=wake)
         self.history = HistoryKeeper(log, replica)
+        parts.acks.is_live = self.observer.is_live
         self._parts = parts
         self._log = log
         self._replica = replica
@@ -208,7 +209,7 @@ class HaLoop:
     def join(self) -> None:
         """Look at the group, and take in what that says."""
         self._check_rights()
-        look = self.observer.look_again()
+        look = self.observer.look_again(self._judged)
         self.lease_keeper.talks_to(look)
         others = (
             heartbeat for heartbeat in look.heartbeats.values() if heartbeat.in_sync and heartbeat.node != self._name
@@ -216,6 +217,9 @@ class HaLoop:
         self._parts.acks.hear(Ack(heartbeat.node, heartbeat.synced) for heartbeat in others)
         self._own_name.check(look, has_beaten=self.reporter.has_beaten)
         self._check_log_is_there(look)
+
+    def _judged(self, look: GroupView) -> GroupView:
+        return with_misnamed_head(self._log, self._replica.node_state.view, look)
 
     def _check_rights(self) -> None:
         follows_only = self.reporter.follows_only = self._log.check_rights()

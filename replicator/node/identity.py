@@ -13,8 +13,8 @@ from __future__ import annotations
 import threading
 import time
 
-from ..errors import ConfigError, LogLost
-from ..format.ids import Writer
+from ..errors import ConfigError, CorruptRecord, LogLost
+from ..format.ids import ORIGIN, Position, RecordId, Writer
 from ..log.interface import Log
 from ..protocol.fold import View
 from ..protocol.group import GroupView
@@ -22,7 +22,7 @@ from ..protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
 from ..runtime.event_log import EventLogger
 from ..storage.checkpoint import Checkpoint
 
-__all__ = ["Name", "check_data_is_mine", "check_log_is_mine"]
+__all__ = ["Name", "check_data_is_mine", "check_log_is_mine", "with_misnamed_head"]
 
 logger = EventLogger(__name__)
 
@@ -99,6 +99,39 @@ class Name:
             f"{other.node!r} is taken in group {self._log.group}: {where} (boot {other.boot}) reports by that name"
         )
         return ConfigError(setting="name", problem=f"{problem}; {hint}")
+
+
+def with_misnamed_head(log: Log, view: View, look: GroupView) -> GroupView:
+    """The look; or, if the head names another log than that which this node has and which is there, one that says so.
+
+    Somebody changed the head by hand. What a node has is in the log if the log has a record with its chain: that is a
+    hash over all records up to there, and the records say which log they are of. Such a head is as good as none: nobody
+    writes, nobody takes over, and nobody ends, until `replicator recover` sets it right.
+
+    Raises `LogUnavailable`.
+    """
+    head = look.head
+    if head is None or not view.log_id or head.log_id == view.log_id or not _has(log, head.position, view):
+        return look
+    marred = (
+        f"the head of group {log.group} at {log.url} was changed by hand: it says that this is log {head.log_id}, and "
+        f"by its records it is log {view.log_id}; `replicator recover` sets it right"
+    )
+    return look._replace(head=None, marred=marred)
+
+
+def _has(log: Log, newest: Position, view: View) -> bool:
+    """Whether the log has the record at which this node is, or up to which it has read."""
+    places = {view.position, view.cursor} - {ORIGIN}
+    return newest in places or any(_chain_at(log, place.id) == place.chain for place in places)
+
+
+def _chain_at(log: Log, id: RecordId) -> str:
+    try:
+        record = log.find(id)
+    except CorruptRecord:
+        return ""
+    return record.chain if record is not None else ""
 
 
 def check_log_is_mine(log: Log, view: View, look: GroupView, app: str) -> None:

@@ -135,6 +135,7 @@ class LeaseKeeper:
             self._got_on = None
             return
         if self._replica.stalled:
+            self._got_on = None  # once it is not, it begins anew: how long it was stalled does not count
             self._see_who_replaced_it(node_state)
             return
         if self._problems.get(UNHEALTHY) is not None or self._is_stuck(node_state):

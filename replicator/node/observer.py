@@ -16,7 +16,7 @@ from ..format.ids import Writer
 from ..log.interface import Log
 from ..protocol import election, missing_nodes
 from ..protocol.group import GroupView
-from ..protocol.liveness import Sight, Sightings
+from ..protocol.liveness import SILENT_LEASES, SILENT_MS_MIN, Sight, Sightings
 from .former_leases import FormerLeases
 from .freshness import Freshness
 from .health import Trail
@@ -57,7 +57,7 @@ class Observer:
         self.knew: tuple[str, ...] = ()
         self._log = log
         self._own_applied_min = applied_min
-        self._sightings = Sightings()
+        self._sightings = Sightings(silent_ms_max=max(SILENT_MS_MIN, SILENT_LEASES * lease_s * 1000))
         self._sighting = threading.Lock()
         #: Since when Redis has no log, and how long it takes until all have reported, by the heartbeats that it had.
         self._log_lost_at: float | None = None
@@ -76,9 +76,9 @@ class Observer:
             time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
             return self.sight(log)
 
-    def look_again(self) -> GroupView:
-        """Look at the group, and remember what that says."""
-        sight = self._sight_of(self._looked)
+    def look_again(self, judged: Callable[[GroupView], GroupView] = lambda look: look) -> GroupView:
+        """Look at the group, and remember what that says. `judged`: what is to be made of a look before."""
+        sight = self._sight_of(lambda: judged(self._looked()))
         look = sight.look
         self.seen, self.look, self.looked_at = sight, look, self.now()
         self.former_leases.saw(look, self.looked_at)
@@ -90,6 +90,10 @@ class Observer:
         if look.is_whole:
             self.knew = missing_nodes.took_part(look)
         return look
+
+    def is_live(self, node: str) -> bool:
+        """As of the newest look: see `Sight.is_live`."""
+        return self.seen is not None and self.seen.is_live(node)
 
     def forget(self, node: str) -> None:
         """It will not come back."""

@@ -16,6 +16,7 @@ from .handover import Handover
 from .observer import Observer
 from .problems import Problems
 from .release import Release
+from .url_proof import Nonces
 
 __all__ = ["Reporter"]
 
@@ -46,6 +47,8 @@ class Reporter:
         self.reinitialised = ""
         #: Why its Redis user lets this node follow and not lead; empty: it may lead.
         self.follows_only = ""
+        #: What was asked of this node over HTTP.
+        self.nonces = Nonces(lambda: None)
         self.has_beaten = False
         #: When this node reported last, by the clock of the node.
         self.beaten_at: float | None = None
@@ -98,6 +101,7 @@ class Reporter:
             kept_count=self._replica.applied.kept_count,
             candidate=self._policy.auto_promote and not self.follows_only,
             follows_only=self.follows_only,
+            heard=self.nonces.newest,
             prepares=self._handover.is_offered,
             prepared=self._handover.answer,
             process=self._handover.process.run_by,

@@ -37,6 +37,7 @@ from .problems import Problems
 from .release import Release
 from .scheduler import Scheduler
 from .speaker import NodeSpeaker
+from .url_proof import Nonces, PrimaryProof
 from .vitals import Vitals
 from .watch import Watch
 
@@ -94,7 +95,10 @@ class RunningNode:
         )
         boot = self.replica.node_state.previous_boot
         own_name = Name(log, me, checkpoint, previous_boot=boot, stopping=setup.stopping)
+        self.nonces = Nonces(self.wake)
+        self.primary_proof = PrimaryProof(log)
         self.ha_loop = HaLoop(parts, policy, own_name, setup.handover, wake=self.wake)
+        self.ha_loop.reporter.nonces = self.nonces
         reader = Reader(parts, stopping=setup.stopping)
         self.duties = Duties(
             parts,

@@ -103,6 +103,10 @@ def checks_of_nodes(look: GroupView) -> list[Check]:
     return [check for _, heartbeat in sorted(look.heartbeats.items()) for check in checks_of_node(heartbeat, look)]
 
 
+#: Where the head names another log than that of the records.
+SET_RIGHT = "`replicator recover` sets it right, and nothing is lost; find out who writes there"
+
+
 # --- the log ---------------------------------------------------------------------------------------------------------
 
 
@@ -125,6 +129,11 @@ def _log(look: GroupView) -> Iterator[Check]:
     elif why := election.broken(look):
         found = problem("log", f"the log cannot be right: {why}", "`replicator recover` founds it anew")
         yield coded(found, ReasonCode.LOG_BROKEN, {"last_id": last_id})
+    elif name := election.misnamed(look):
+        what = (
+            f"its head says that it is log {head.log_id}, and by its records it is log {name}: it was changed by hand"
+        )
+        yield coded(problem("log", what, SET_RIGHT), ReasonCode.LOG_BROKEN, {"last_id": last_id})
     else:
         yield ok("log", f"it goes up to {head.position.id}; `replicator certify` reads all of it")
 

@@ -37,7 +37,8 @@ def recover(
 
     Broken: Redis lost it, or half of it, or something is in it, in its head or its term key that no script of ours can
     have written. The nodes report what they have for two heartbeats before one is chosen. What others have and the
-    chosen one has not becomes forks. Where only the term key is wrong, the log goes on, and the key is set right.
+    chosen one has not becomes forks. Where only the term key is wrong, or the head says that it is another log than the
+    nodes have, the log goes on, and that is set right.
 
     Raises `PromotionRefused` (the log is whole; no node to found it from; nodes are missing that may have what was
     acknowledged as `applied:N`, unless `force`), `TimeoutError`.
@@ -63,11 +64,13 @@ def recover(
     claim = claim_of(heartbeat, look, lease_ms=lease_ms, by=by, reason=reason, guarded=_goes_on(look))
     claim = replace(claim, floor=election.floor_of(heartbeat, look), new_log_id=heartbeat.log_id)
     claim = replace(claim, what="recover", forced=force)
-    reply = log.promote(replace(claim, anew=True, unfollowed=election.unfollowed(look)))
+    misnamed = look.head.log_id if look.head is not None and election.misnamed(look) == heartbeat.log_id else ""
+    reply = log.promote(replace(claim, anew=True, unfollowed=election.unfollowed(look), misnamed=misnamed))
     if reply.code is not Code.OK:
         raise not_promoted(heartbeat.node, reply, log)
     if _goes_on(look):
-        progress(f"the term key is set right, and {heartbeat.node} takes term {reply.term}")
+        key = "the head" if misnamed else "the term key"
+        progress(f"{key} is set right, and {heartbeat.node} takes term {reply.term}")
     else:
         progress(f"founded anew from {heartbeat.node}, in term {reply.term}; its state goes into the log")
     wait_until_it_leads(log, heartbeat.node, heartbeat.boot, reply.term, started + reporting_s + timeout_s)
@@ -76,7 +79,7 @@ def recover(
 
 
 def _check_is_broken(look: GroupView) -> None:
-    if election.broken(look):
+    if election.broken(look) or election.misnamed(look):
         return
     holder = look.heartbeats.get(term_holder(look) or "")
     if look.lease_ms is not None and not (holder is not None and holder.problem):
@@ -88,7 +91,7 @@ def _check_is_broken(look: GroupView) -> None:
 
 
 def _goes_on(look: GroupView) -> bool:
-    """Whether nothing is wrong but the term key."""
+    """Whether nothing is wrong but the term key, or of which log the head says that it is."""
     whole = look.head is not None and look.last_id == look.head.position.id
     return whole and election.unfollowed(look) is None
 

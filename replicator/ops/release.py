@@ -23,7 +23,7 @@ from pathlib import Path
 from ..errors import ConfigError, DirectoryInUse, StillRuns
 from ..format.ids import Writer
 from ..log.interface import Log
-from ..protocol.group import LeaseText
+from ..protocol.group import lease_of
 from ..runtime import checks
 from ..storage.directory_lock import ended_boot
 
@@ -63,7 +63,10 @@ def release(log: Log, data_dir: Path, *, by: str) -> Released:
         problem = f"{data_dir} is no data directory of a node ({error.strerror or error})"
         raise ConfigError(setting="data-dir", problem=problem) from None
     released = Released(data_dir=data_dir, boot=boot)
-    lease = LeaseText.parse(log.look().lease) if boot else None
+    if not boot:
+        return released
+    look = log.look()
+    lease = lease_of(look.lease, look.head)
     if lease is None:
         return released
     term, node, holder = lease.holder.split(" ")

@@ -33,6 +33,7 @@ __all__ = [
     "may_found",
     "may_rebase",
     "may_take_over",
+    "misnamed",
     "missed",
     "most_advanced",
     "most_advanced_holder",
@@ -328,6 +329,21 @@ def broken(look: GroupView) -> str:
     if unfollowed(look) is not None:
         return f"it is at {look.last_id}, which is beyond every record that can have been written: no node takes that"
     return ""
+
+
+def misnamed(look: GroupView) -> str:
+    """Which log this is by the nodes that have all of it, if its head says that it is another one; empty: it does not.
+
+    The chain of the newest record is over all records, and those say which log they are of. So a node at that very
+    place knows better than the head, which somebody changed by hand. For tools: a node goes by what it has itself
+    (`node/identity.py`).
+    """
+    head = look.head
+    if head is None:
+        return ""
+    there = [each for each in look.heartbeats.values() if each.alive and each.log_id and each.position == head.position]
+    names = {each.log_id for each in there}
+    return there[0].log_id if len(names) == 1 and head.log_id not in names else ""
 
 
 def floor_of(node: Heartbeat, look: GroupView) -> int:

@@ -14,6 +14,7 @@ from ..format.ids import ZERO_ID, Position, RecordId, Writer
 from .heartbeat import Heartbeat
 
 __all__ = [
+    "LEASE_MS_MAX",
     "Claim",
     "Code",
     "GroupView",
@@ -21,6 +22,7 @@ __all__ = [
     "LeaseText",
     "Reply",
     "lease_left_ms",
+    "lease_of",
 ]
 
 
@@ -115,6 +117,8 @@ class GroupView(NamedTuple):
     for; None: no lease runs. `lease`: its text, another one after each renewal (see `LeaseText`); empty: there is none.
     `marred`: what in the group's keys cannot have been written by our scripts; if that is the head, `head` is None.
     `forged`: under whose names there are heartbeats that the group's key does not vouch for; they count as none.
+    `lease_is_void`: the holder has been silent for so long that no lease of its counts, whoever renews it
+    (`liveness.py`).
     """
 
     run: str
@@ -127,6 +131,7 @@ class GroupView(NamedTuple):
     lease: str = ""
     marred: str = ""
     forged: tuple[str, ...] = ()
+    lease_is_void: bool = False
 
     @property
     def same_run(self) -> bool:
@@ -164,22 +169,40 @@ class LeaseText(NamedTuple):
         return cls(holder, *map(int, numbers))
 
 
-def lease_left_ms(lease: str, expires_in_ms: int) -> int | None:
-    """What is left of a lease that, as Redis says, expires in `expires_in_ms` (below 0: it does not exist)."""
-    if expires_in_ms < 0:
-        return None
+#: The longest lease that a node may have (`SECONDS_MAX` in runtime/checks.py; promote.lua has the same number).
+LEASE_MS_MAX = 86_400_000
+
+
+def lease_of(lease: str, head: Head | None) -> LeaseText | None:
+    """The lease with this text, if it can be one: that of the holder of the term, and no longer than a lease can be.
+
+    Anybody who can write to Redis can write a text. `head`: None if it cannot be read.
+    """
     known = LeaseText.parse(lease)
-    return expires_in_ms if known is None else min(expires_in_ms, known.length_ms)
+    if known is None or known.length_ms > LEASE_MS_MAX:
+        return None
+    return known if head is None or known.holder == f"{head.term} {head.node} {head.boot}" else None
+
+
+def lease_left_ms(lease: str, expires_in_ms: int, head: Head | None = None) -> int | None:
+    """What is left of a lease that, as Redis says, expires in `expires_in_ms` (below 0: it does not exist).
+
+    None, too, for a text that is no lease of the holder (`lease_of`).
+    """
+    known = lease_of(lease, head)
+    return None if known is None or expires_in_ms < 0 else min(expires_in_ms, known.length_ms)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """What a promotion asks for: the next term for `writer`, above `floor`; and the conditions for it.
 
-    `expect` (a term), `run`, `expect_head`: only if these are unchanged. `unleased`: only if no lease runs. The lease
-    with the text `expired` does not count: it ran out by the clock of the node that looked, and a renewed lease has
-    another text. `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a
-    broken one. `unfollowed`: with `anew`, the newest record, which no node accepts, of a log that looks whole.
+    `expect` (a term), `run`, `expect_head`: only if these are unchanged. `unleased`: only if no lease of the holder
+    runs (`lease_of`). The lease with the text `expired` does not count: it ran out by the clock of the node that
+    looked, and a renewed lease has another text. `new_log_id`: found a log of this identity where there is none; with
+    `anew`, also in the place of a broken one. `unfollowed`: with `anew`, the newest record, which no node accepts, of a
+    log that looks whole.
+    `misnamed`: with `anew`, the log that the head says it is, while it is `new_log_id`: the log goes on, by that name.
     `applied_min`: the least `applied:N` that, as far as the claimant knows, was asked for; the head remembers it.
     `app`: the application of the writer, which has to be that of the log; empty: it has none. `version`: the one at
     which a log begins that is founded. `skip`: the change that the writer is to go on without (`skip.py`); 0-0: none.
@@ -203,6 +226,7 @@ class Claim:
     new_log_id: str = ""
     anew: bool = False
     unfollowed: RecordId | None = None
+    misnamed: str = ""
     applied_min: int = 0
     app: str = ""
     version: int = 1

@@ -5,7 +5,8 @@ clock (`log/lua/beat.lua`), so the clocks of nodes do not decide which node is a
 
 Heartbeats only inform. They tell the others whom to elect, whom to wait for, and which node needs a snapshot; what may
 be written is decided by terms and the fence. Anybody who can write to Redis can forge one, so reading is strict: an
-entry whose fields do not have the types and ranges of a heartbeat is ignored, and hides no other node.
+entry whose fields do not have the types and ranges of a heartbeat is ignored, and hides no other node. A URL that is
+not that of a node (`node_url.py`) is left out, and the node is there all the same (docs/trust.md).
 
 Nodes of different versions understand each other: unknown fields are ignored, and missing ones have their defaults (but
 for the name, the boot and the places in the log, which every version writes).
@@ -20,16 +21,26 @@ import orjson
 from replicator.errors import ConfigError
 
 from ..format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId
+from . import node_url
 
 __all__ = [
     "MISSED_BEATS_MAX",
+    "NONCES_MAX",
     "Heartbeat",
+    "is_nonce",
 ]
 
 _IDS = ("changed", "cursor", "digest_at", "synced")
 
 #: Those that older versions do not write.
 _LATER_IDS = ("stalled_at", "fork_id")
+
+#: How many nonces a heartbeat has at the most.
+NONCES_MAX = 16
+
+#: A heartbeat comes at least three times a lease, and no lease is longer than a day. One that says otherwise would
+#: count as alive for years.
+EVERY_MS_MAX = 86_400_000 // 3
 
 #: A node that missed this many heartbeats in a row counts as dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
@@ -65,6 +76,7 @@ class Heartbeat(NamedTuple):
     how many records of terms that were over this boot has found in the log and ignored. `kept_count`: the files
     that were put aside for the one in which its state is kept.
 
+    `heard`: the nonces that it was sent over HTTP lately, which prove that its URL is its own (`node/url_proof.py`).
     `follows_only`: why its Redis user lets it follow and not lead; empty: it may lead.
 
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
@@ -117,6 +129,7 @@ class Heartbeat(NamedTuple):
     stale_count: int = 0
     kept_count: int = 0
     follows_only: str = ""
+    heard: tuple[str, ...] = ()
     age_ms: int = 0
     beaten_at: int = 0
 
@@ -158,12 +171,25 @@ class Heartbeat(NamedTuple):
             known = {name: fields[name] for name in cls._fields if name in fields}
             known["position"] = Position.parse(fields["position"])
             known["knew"] = _names(fields.get("knew", []))
+            known["heard"] = tuple(nonce for nonce in _names(fields.get("heard", []))[:NONCES_MAX] if is_nonce(nonce))
             known.update({name: RecordId.parse(fields[name]) for name in _IDS})
             known.update({name: RecordId.parse(fields.get(name, "0-0")) for name in _LATER_IDS})
             heartbeat = cls(**known | {"age_ms": age_ms, "beaten_at": 0})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None
-        return heartbeat if all(map(_is_like, heartbeat, _SOME_HEARTBEAT)) else None
+        if not all(map(_is_like, heartbeat, _SOME_HEARTBEAT)) or heartbeat.every_ms > EVERY_MS_MAX:
+            return None
+        return (
+            heartbeat if (url := node_url.believed(heartbeat.http)) == heartbeat.http else heartbeat._replace(http=url)
+        )
+
+
+def is_nonce(text: str) -> bool:
+    """Whether it is 32 hexadecimal digits."""
+    return len(text) == 32 and set(text) <= _HEX
+
+
+_HEX = frozenset("0123456789abcdef")
 
 
 def _names(value: object) -> tuple[str, ...]:

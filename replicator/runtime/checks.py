@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from ..errors import ConfigError
 
 __all__ = [
-    "choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "public_url", "seconds", "url",
-    "whole",
+    "choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "plain_json", "public_url",
+    "seconds", "url", "whole",
 ]  # fmt: skip
 
 #: Of nodes and groups. They stand in keys of Redis, in texts whose fields spaces part, in names of directories, in URLs
@@ -40,6 +40,12 @@ LINE_CHARACTERS_MAX = 2000
 
 #: Control characters, what parts lines and paragraphs, what turns the direction of writing, halves of characters.
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+#: What nodes believe of the URL of another one (`protocol/node_url.py` looks closer): ASCII, no query, nothing escaped.
+_PUBLIC = re.compile(r"https?://[A-Za-z0-9._:%\[\]-]{1,280}(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*/?")
+
+#: Of those, what writers of JSON leave as it is.
+_ODD_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 #: ::ffff:0.0.0.0, an address of IPv4 in those of IPv6.
 _ANY_IPV4 = b"\0" * 10 + b"\xff\xff" + b"\0" * 4
@@ -106,6 +112,11 @@ def plain(text: str) -> str:
     return _ODD.sub(lambda odd: ascii(odd[0])[1:-1], text)
 
 
+def plain_json(text: str) -> str:
+    """A JSON text, in which nothing is left that a terminal obeys: escaped as JSON does it, so it means the same."""
+    return _ODD_IN_JSON.sub(lambda odd: f"\\u{ord(odd[0]):04x}", text)
+
+
 def directory(setting: str, value: object) -> Path:
     """A path, which may be any but an empty one. What is there is not looked at."""
     if not isinstance(value, str | os.PathLike):
@@ -134,11 +145,13 @@ def url(setting: str, value: object) -> str:
 
 
 def public_url(setting: str, value: object) -> str:
-    """`url`, of a node that tells it to everybody: without a user or a password."""
+    """`url`, of a node that tells it to everybody: no user, no password, and what others believe (docs/trust.md)."""
     text = url(setting, value)
     if "@" in urlsplit(text).netloc:
         problem = "has a user or a password in it, and everybody is told this URL: give http://HOST:PORT"
         raise ConfigError(setting=setting, problem=problem)
+    if text and not _PUBLIC.fullmatch(text):
+        raise _wrong(setting, value, "is not what others send requests to: give http://HOST:PORT, and a plain path")
     return text
 
 

@@ -20,6 +20,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import NoThread, ReplicatorError
+from ..runtime import checks
 from ..web.answers import error_answer, json_answer
 from ..web.failures import Refusal
 from ..web.requests import read_body
@@ -101,7 +102,16 @@ async def _told(first: Any, pictures: AsyncIterator[Any]) -> AsyncIterator[bytes
 
 
 def _event(picture: Any) -> bytes:
-    return b"data: " + orjson.dumps(picture) + b"\n\n"
+    return b"data: " + orjson.dumps(_plain(orjson.loads(orjson.dumps(picture)))) + b"\n\n"
+
+
+def _plain(value: Any) -> Any:
+    """The same, and no text in it controls how it is shown: others wrote them (docs/trust.md)."""
+    if isinstance(value, str):
+        return checks.plain(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def _told_why(endpoint: Endpoint) -> Endpoint:

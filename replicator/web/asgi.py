@@ -26,7 +26,7 @@ from .content import Content
 from .cookie import Cookie
 from .failures import Answer, Refusal
 from .forward import AsyncForwarder
-from .head import FORWARDED, Head, below, raw_below
+from .head import FORWARDED, NONCE, Head, below, raw_below
 from .life import Life, LivingNode
 from .middleware import CURRENT, Forward, Middleware, Pause, Step, Visit, answer
 from .options import Keywords, Options
@@ -45,6 +45,7 @@ App: TypeAlias = Callable[[Any, Any, Any], Awaitable[Any]]
 
 FORWARDED_BYTES = FORWARDED.encode()
 KEY_BYTES = b"idempotency-key"
+NONCE_BYTES = NONCE.encode()
 
 #: How much of a body that nobody wants is read and dropped, so that its sender gets to see the answer.
 DROPPED_BYTES_MAX = 1024 * 1024 * 1024
@@ -153,6 +154,7 @@ class Replicated:
 
 def _head_of(scope: Scope) -> Head:
     wait: str | None = None
+    nonce: str | None = None
     cookies = ""
     is_forwarded = False
     for name, value in scope["headers"]:
@@ -162,10 +164,12 @@ def _head_of(scope: Scope) -> Head:
             wait = value.decode("latin-1") if wait is None else wait
         elif name == FORWARDED_BYTES:
             is_forwarded = True
+        elif name == NONCE_BYTES:
+            nonce = value.decode("latin-1")
     raw_path, path, query = scope.get("raw_path") or b"", scope["path"], scope["query_string"]
     if root := scope.get("root_path", ""):
         path, raw_path = below(root, path), raw_below(root, raw_path)
-    return Head(scope["method"], path, raw_path, query, wait, cookies, is_forwarded)
+    return Head(scope["method"], path, raw_path, query, wait, cookies, is_forwarded, nonce)
 
 
 def _heard(scope: Scope, receive: Receive, visit: Visit) -> Receive:

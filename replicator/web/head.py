@@ -6,12 +6,15 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-__all__ = ["FORWARDED", "POSITION", "Head", "below", "raw_below"]
+__all__ = ["FORWARDED", "NONCE", "POSITION", "Head", "below", "raw_below"]
 
 POSITION = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 
 #: Of a request that another node sent on: its name. Nobody sends it on once more.
 FORWARDED = "replicator-forwarded"
+
+#: Of a request by which somebody finds out whose URL this is (`node/url_proof.py`).
+NONCE = "replicator-nonce"
 
 #: What a query may have in it as it is, and a path; what is escaped already stays so. A # would end them, in what is
 #: sent on, and a ? the path.
@@ -51,6 +54,8 @@ class Head(NamedTuple):
     cookies: str
     #: Whether another node sent it on.
     is_forwarded: bool
+    #: `Replicator-Nonce`.
+    nonce: str | None = None
 
     @property
     def target(self) -> str:

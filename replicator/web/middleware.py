@@ -31,6 +31,7 @@ from ..errors import NotPrimary, NotRunning, PositionLost, ReplicatorError, Wron
 from ..format.ids import RecordId
 from ..runtime.request_writes import CURRENT, Writes
 from .content import Content
+from .error_codes import PRIMARY_UNREACHABLE
 from .failures import Answer, Failure, Full, Refusal, answer_of, failure_of, half_done, problem
 from .head import POSITION, Head
 from .metrics import metrics_answer
@@ -112,6 +113,8 @@ class Middleware:
     def before(self, visit: Visit) -> Steps:
         """Raises what comes to an answer by `answer`: `Refusal`, and what nodes raise."""
         head, options = visit.head, self.options
+        if head.nonce is not None:
+            self.node.hear(head.nonce)
         if head.path == self._metrics:
             return metrics_answer(self.node, head.method, self.render)
         if head.path in self._probes:
@@ -125,7 +128,7 @@ class Middleware:
         if visit.is_write and options.writes != "local":
             url = yield from self._primary(head)
             if url is not None:
-                return self._to(url, str(NotPrimary(node=self.node.name, primary=url)))
+                return (yield from self._to(url, str(NotPrimary(node=self.node.name, primary=url))))
         yield from self._asked_for(head)
         if visit.carried is not None and not visit.is_write:
             return (yield from self._carried_by(visit, str(visit.carried)))
@@ -161,10 +164,10 @@ class Middleware:
         except (NotRunning, Full):
             visit.behind = position
         except TimeoutError:
-            return self._too_late(visit, position)
+            return (yield from self._too_late(visit, position))
         return None
 
-    def _too_late(self, visit: Visit, position: str) -> Answer | Forward | None:
+    def _too_late(self, visit: Visit, position: str) -> Steps:
         if self.node.leads:
             visit.lost = position  # it is no position of the history that there is
             return None
@@ -173,7 +176,9 @@ class Middleware:
         if url is None:
             visit.behind = position
             return None
-        return self._to(url, f"{position}, which the cookie names, is not on this node yet; the primary has it")
+        return (
+            yield from self._to(url, f"{position}, which the cookie names, is not on this node yet; the primary has it")
+        )
 
     def _primary(self, head: Head) -> Generator[Step, None, str | None]:
         """The request's URL on the primary; None: that is this node. Waits for one. Raises `NotPrimary`."""
@@ -206,8 +211,17 @@ class Middleware:
             raise NotPrimary(node=node.name, hint=hint)
         raise NotPrimary(node=node.name)
 
-    def _to(self, url: str, message: str) -> Answer | Forward:
-        return Forward(url) if self.options.writes == "forward" else self.render(redirect_to(url, message))
+    def _to(self, url: str, message: str) -> Steps:
+        """There: a redirect at once, and forwarded once the server at that URL has proved that it is the primary."""
+        if self.options.writes != "forward":
+            return self.render(redirect_to(url, message))
+        until = time.monotonic() + self.options.primary_within_s
+        while not self.node.has_proven(url):
+            if time.monotonic() >= until:
+                where = f"the server at {url.partition('?')[0]} did not prove that it is the primary"
+                raise Refusal(503, PRIMARY_UNREACHABLE, f"{where}; nothing was sent: try again in a moment")
+            yield Pause(LOOK_EVERY_S)
+        return Forward(url)
 
     # --- probes -------------------------------------------------------------------------------------------------------
 

@@ -135,6 +135,15 @@ class ServedNode(Protocol[StateT]):
     @property
     def lease_ms(self) -> int | None: ...
 
+    def has_proven(self, url: str) -> bool:
+        """Whether this is a URL below `primary_http`, and the server there has proved that it is the primary; if not,
+        it is asked. At once."""
+        ...
+
+    def hear(self, nonce: str) -> None:
+        """Somebody asks over HTTP whether this is the node of that URL: tell so in Redis. At once."""
+        ...
+
     def history(self) -> ServedHistory:
         """What was done to the group, as far as it knows, at once."""
         ...

@@ -217,6 +217,7 @@ def _head_of(environ: Environ) -> Head:
         environ.get("HTTP_REPLICATOR_WAIT"),
         environ.get("HTTP_COOKIE", ""),
         "HTTP_REPLICATOR_FORWARDED" in environ,
+        environ.get("HTTP_REPLICATOR_NONCE"),
     )
 
 

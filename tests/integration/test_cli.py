@@ -608,8 +608,7 @@ class TestLoad:
 
         server = HTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        self.announce(run, pair[0], f"http://127.0.0.1:{server.server_port}")
-        result = run("load", self.document(tmp_path))
+        result = run("load", self.document(tmp_path), "--to", f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
         server.server_close()
         assert (result.exit_code, result.stdout) == (4, "")

@@ -16,7 +16,7 @@ from replicator.format.codec import encode_changes
 from replicator.format.ids import ERA, N_LEAP, TERM_LEAP, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import TermRecord, seal_change, seal_part
 from replicator.log.interface import Log
-from replicator.protocol.group import TAKEN_KEPT, Code, Reply
+from replicator.protocol.group import LEASE_MS_MAX, TAKEN_KEPT, Code, LeaseText, Reply
 from tests.support.worlds import CLOCK_ID, LOG_ID, World, head_of, ids, lead, promote
 
 # --- promote ----------------------------------------------------------------------------------------------------------
@@ -267,6 +267,25 @@ def test_a_lease_that_was_renewed_since_it_was_seen_is_another_one(world: World,
     assert world.contents() == before
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        LeaseText("1 z z1", 60_000, 1), LeaseText("2 a {boot}", 60_000, 1), LeaseText("1 a other", 60_000, 1),
+        LeaseText("1 a {boot}", LEASE_MS_MAX + 1, 1), LeaseText("", 1, 1),
+    ],
+)  # fmt: skip
+def test_a_lease_that_the_holder_cannot_have_stops_no_candidate(world: World, log: Log, forged: LeaseText) -> None:
+    author = lead(log, "a", lease_ms=1)
+    forged = forged._replace(holder=forged.holder.format(boot=author.writer.boot))
+    world.set_lease(forged)
+    look = log.look()
+    assert (look.lease, look.lease_ms) == (str(forged), None)
+    assert promote(log, "b", unleased=True, expect=1).term == 2
+    renewed = LeaseText.parse(log.look().lease)
+    assert renewed is not None
+    assert renewed.holder.startswith("2 b "), "and the next holder has its own"
+
+
 def test_of_16_candidates_that_saw_the_lease_run_out_one_wins(world: World) -> None:
     """G1."""
     lead(world.log(), "first", lease_ms=1)
@@ -289,6 +308,20 @@ def broken_by(how: str, world: World) -> None:
 
 
 BROKEN = ["a stray entry", "no stream", "no head", "none"]
+
+
+def test_a_log_whose_head_names_another_one_goes_on_by_its_own_name(world: World, log: Log) -> None:
+    author = lead(log, "a")
+    before = head_of(log)
+    world.set_head(log_id="forged")
+    for named in ("", "other", LOG_ID):
+        assert promote(log, "b", anew=True, new_log_id=LOG_ID, misnamed=named).code is Code.WHOLE
+    reply = promote(log, "b", anew=True, new_log_id=LOG_ID, misnamed="forged", floor=author.term)
+    assert reply == Reply(Code.OK, term=2, id=RecordId(2, before.position.id.n + 1))
+    record = log.find(reply.id)
+    assert isinstance(record, TermRecord)
+    assert (record.log_id, record.prev) == (LOG_ID, before.position.chain)
+    assert head_of(log).log_id == LOG_ID
 
 
 @pytest.mark.parametrize("how", BROKEN)

@@ -61,6 +61,16 @@ class Known:
     heartbeat_age_ms: int | None = 10
     release: Release = field(default_factory=lambda: Release(app="kv", version=2, reads=range(1, 3)))
     version: int = 1
+    #: Whether the primary has not proved yet that it is where its heartbeat says.
+    unproven: bool = False
+    #: The nonces that it was sent.
+    heard: list[str] = field(default_factory=list)
+
+    def has_proven(self, url: str) -> bool:
+        return not self.unproven
+
+    def hear(self, nonce: str) -> None:
+        self.heard.append(nonce)
 
     @property
     def members(self) -> GroupAsSeen:

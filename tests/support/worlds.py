@@ -19,9 +19,9 @@ from replicator.format.codec import encode_changes, encoded_keyed
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, seal_change, seal_part
 from replicator.log.interface import Log
-from replicator.log.memory_redis import Entry
+from replicator.log.memory_redis import Entry, Lease
 from replicator.log.redis_log import RedisLog
-from replicator.protocol.group import Claim, Code, GroupView, Head, Reply
+from replicator.protocol.group import Claim, Code, GroupView, Head, LeaseText, Reply
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from replicator.testing import MemoryLog, MemoryRedis, MemoryState
 
@@ -64,11 +64,15 @@ class World(Protocol):
         ...
 
     def set_head(self, **fields: str) -> None:
-        """Set `term` or `id` of the head by hand."""
+        """Set `term`, `id` or `log_id` of the head by hand."""
         ...
 
     def stretch_lease(self) -> None:
         """The lease lives on for an hour, as where the server's clock was set back by that."""
+        ...
+
+    def set_lease(self, lease: LeaseText) -> None:
+        """Write a lease by hand, which Redis keeps for an hour."""
         ...
 
     def contents(self) -> object:
@@ -120,6 +124,8 @@ class MemoryWorld:
         assert head is not None
         if "term" in fields:
             head = head._replace(term=int(fields["term"]))
+        if "log_id" in fields:
+            head = head._replace(log_id=fields["log_id"])
         if "id" in fields:
             head = head._replace(position=head.position._replace(id=RecordId.parse(fields["id"])))
         self.server.state = replace(self.server.state, head=head)
@@ -128,6 +134,10 @@ class MemoryWorld:
         lease = self.server.state.lease
         assert lease is not None
         self.server.state = replace(self.server.state, lease=lease._replace(until_ms=lease.until_ms + HOUR_MS))
+
+    def set_lease(self, lease: LeaseText) -> None:
+        kept = Lease(lease, self.server.clock_ms() + HOUR_MS)
+        self.server.state = replace(self.server.state, lease=kept)
 
     def contents(self) -> object:
         return replace(self.server.state, beats=())
@@ -193,6 +203,9 @@ class RedisWorld:
 
     def stretch_lease(self) -> None:
         assert self.admin.pexpire(self.key("lease"), HOUR_MS)
+
+    def set_lease(self, lease: LeaseText) -> None:
+        self.admin.set(self.key("lease"), str(lease), px=HOUR_MS)
 
     def contents(self) -> object:
         names = sorted(name for name in self.admin.keys("*") if not name.endswith(b":nodes"))

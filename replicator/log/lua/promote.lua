@@ -34,6 +34,8 @@
 -- ARGV[22]  skip         the last change, which the node goes on without; empty: it does not
 -- ARGV[23]  seal         what vouches for this claim (docs/sealed.md); a dash: the caller knows that nothing is sealed
 --                        any more; empty: it knows of no key
+-- ARGV[24]  misnamed     with `anew`: the log_id in the head, if the log is that of ARGV[7]; or empty. The log goes on, and
+--                        the head says so
 --
 -- Answers
 --   ok TERM ID RUN       (node, boot) holds TERM, in RUN; ID is the term record
@@ -59,6 +61,18 @@ local HEADER_BYTES_MAX = 16384
 -- by themselves (TAKEN_KEPT in protocol/group.py).
 local ENDS_KEPT = 100
 local TAKEN_KEPT = 16
+
+-- The longest lease (LEASE_MS_MAX in protocol/group.py).
+local LEASE_MS_MAX = 86400000
+
+-- Whether the holder of the term can have a lease with this text (lease_of in protocol/group.py).
+local function may_be_a_lease(text, head)
+  local holder, length, granted = string.match(text, '^(.*) (%d+) (%d+)$')
+  if not holder or #length > 16 or #granted > 16 or tonumber(length) > LEASE_MS_MAX then
+    return false
+  end
+  return not head.term or holder == table.concat({ head.term, head.node, head.boot }, ' ')
+end
 
 -- The last `count` words of a text.
 local function last_words(text, count)
@@ -142,8 +156,9 @@ if lease ~= 'none' and lease ~= 'string' then
   return redis.error_reply('WRONGTYPE the lease key holds a ' .. lease)
 end
 local looks_whole = exists and head.run and not wrong_head and newest_id() == head.id
+local misnamed = anew and looks_whole and ARGV[24] ~= '' and head.log_id == ARGV[24]
 if anew and looks_whole and head.id ~= ARGV[15] then
-  if not wrong_key then
+  if not wrong_key and not misnamed then
     return { 'whole', head.id }
   end
   anew = false
@@ -177,7 +192,7 @@ if (ARGV[4] ~= '' and as_text(effective) ~= ARGV[4]) or (ARGV[11] ~= '' and head
 end
 -- Redis lets a lease expire at a moment of its clock. If that is set back, a lease outlives its holder by as much.
 local running = redis.call('GET', KEYS[4])
-if ARGV[12] == '1' and running and running ~= ARGV[16] then
+if ARGV[12] == '1' and running and running ~= ARGV[16] and may_be_a_lease(running, head) then
   return { 'conflict', as_text(effective), head.node or '' }
 end
 if ARGV[5] ~= '' and run ~= ARGV[5] then
@@ -205,7 +220,7 @@ if n > TERM_MAX then
 end
 local id = term .. '-' .. as_text(n)
 local prev = head.chain or string.rep('0', 32)
-local log_id = head.log_id or ARGV[7]
+local log_id = not misnamed and head.log_id or ARGV[7]
 local ends = ''
 local taken_lately = ''
 if head.id then

@@ -17,6 +17,7 @@ from replicator.format.ids import ERA, Writer
 from replicator.log.interface import Ack, Confirmation
 from replicator.node.acks import Acks, Level
 from replicator.protocol.group import Code, Reply
+from replicator.protocol.heartbeat import EVERY_MS_MAX
 from replicator.replica.replica import Replica
 from replicator.runtime.gc_pause import HeldCollector
 from replicator.testing import MemoryRedis
@@ -76,6 +77,7 @@ class Waiter:
         self.node._running.replica.flush()  # its own disk counts as well, and would have it a moment later
         self.id = self.node.position.id
         self.acks: Acks = self.node._running.acks
+        self.acks.is_live = lambda node: node != "unheard-of"
 
     @property
     def replica(self) -> Replica:
@@ -96,6 +98,28 @@ class Waiter:
 @pytest.fixture
 def waiter(group: Group) -> Waiter:
     return Waiter(group)
+
+
+class TestWhoLives:
+    """Of a real group: the acks and heartbeats that somebody wrote by hand, and those of a standby."""
+
+    def test_a_heartbeat_that_is_not_replaced_acknowledges_nothing(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        node_state = a._running.replica.node_state
+        forged = node_state.heartbeat()._replace(node="z", boot="z1", role="standby", every_ms=EVERY_MS_MAX)
+        a.submit(push("x"))
+        log, to_come = group.log(), RecordId(a.position.id.term, a.position.id.n + 1)
+        log.beat(forged._replace(synced=to_come))
+        eventually(lambda: "z" in a._running.ha_loop.observer.look.heartbeats)
+        log.ack(Ack("z", to_come))
+        log.ack(Ack("y", to_come))
+        with pytest.raises(NotAcknowledged, match="0 of 1"):
+            a.submit(push("y"), ack="applied:1", timeout_s=3 * SHORT_LEASE_S)
+
+    def test_a_standby_counts_once_it_has_reported_twice(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        group.node("b", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"), ack="applied:1", timeout_s=PATIENCE_S)
 
 
 def test_appended_waits_for_nothing_and_asks_nobody(waiter: Waiter) -> None:
@@ -125,8 +149,24 @@ class TestStandbys:
         waiter.is_not_yet("applied:1")
 
     def test_who_has_what_came_after_has_it(self, waiter: Waiter) -> None:
-        waiter.hear("b", at=RecordId(1, 9))
+        waiter.node.submit(push("y"))
+        waiter.hear("b", at=waiter.node.position.id)
         waiter.wait("applied:1", 0.0)
+
+    def test_who_has_it_before_its_writer_knows_that_it_is_in_the_log_has_it(self, waiter: Waiter) -> None:
+        waiter.hear("b", at=RecordId(1, waiter.id.n + 1))
+        waiter.wait("applied:1", 0.0)
+
+    def test_who_claims_what_the_log_does_not_have_is_not_believed_then_nor_later(self, waiter: Waiter) -> None:
+        waiter.hear("b", at=RecordId(1, waiter.id.n + 2))
+        waiter.is_not_yet("applied:1")
+        for value in range(5):
+            waiter.node.submit(push(value))
+        waiter.is_not_yet("applied:1")
+
+    def test_a_name_that_no_live_node_has_does_not_count(self, waiter: Waiter) -> None:
+        waiter.hear("unheard-of")
+        waiter.is_not_yet("applied:1")
 
     @pytest.mark.parametrize("at", [RecordId(0, 99), RecordId(2, 99), RecordId(ERA + 1, 99)])
     def test_who_is_in_another_term_says_nothing_about_this_one(self, waiter: Waiter, at: RecordId) -> None:
@@ -135,7 +175,7 @@ class TestStandbys:
         waiter.is_not_yet("applied:1")
 
     def test_what_one_said_before_it_said_less_counts(self, waiter: Waiter) -> None:
-        waiter.hear("b", at=RecordId(1, 9))
+        waiter.hear("b", at=waiter.id)
         waiter.hear("b", at=RecordId(1, 1))
         waiter.wait("applied:1", 0.0)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from replicator.format.ids import ZERO_ID, Writer
+from replicator.format.ids import ORIGIN, ZERO_ID, Writer
 from replicator.node.former_leases import FormerLeases
-from replicator.protocol.group import GroupView
+from replicator.protocol.group import GroupView, Head
 
 LENGTH_S = 5.0
 
@@ -92,5 +92,15 @@ def test_a_holder_that_was_replaced_may_have_renewed_its_lease_since_it_was_seen
 def test_a_look_without_a_lease_says_nothing() -> None:
     former = leases()
     former.saw(look(""), 100.0)
+    former.took_vacant(7)
+    assert former.over_at(7, noticed_at=100.0) == NEVER
+
+
+def test_a_lease_that_nobody_can_have_is_waited_for_by_nobody() -> None:
+    former = leases()
+    head = Head("log-1", "run-1", 6, "b", "boot-b", ORIGIN)
+    for forged in (look("6 z boot-z"), look("5 b boot-b"), look("6 b boot-b", length_ms=10**15)):
+        former.saw(forged._replace(head=head), 99.0)
+    assert former.over_at(7, noticed_at=100.0) == 105.0
     former.took_vacant(7)
     assert former.over_at(7, noticed_at=100.0) == NEVER

@@ -9,6 +9,7 @@ import pytest
 
 from replicator import CorruptRecord, LogLost, Node, OutcomeUnknown, PositionLost, RecordId, ops
 from replicator.format.ids import ERA
+from replicator.ops.diagnosis import checks_of_group
 from replicator.protocol import election
 from replicator.protocol.group import Reply
 from replicator.storage.checkpoint import Checkpoint
@@ -318,6 +319,54 @@ class TestLogLost:
         broken_by("stray", group)
         after_beats(5, a)
         assert group.server.state.term == 1
+
+
+class TestAMisnamedLog:
+    """Somebody changed the `log_id` in the head by hand. The log is what it was: nothing is lost, and no node ends."""
+
+    def _misname(self, group: Group) -> None:
+        head = group.server.state.head
+        assert head is not None
+        group.server._write(head=head._replace(log_id="f" * 32))
+        group.wake()
+
+    def test_nobody_writes_and_nobody_ends_until_it_is_set_right(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        b = group.node("b", lease_s=SHORT_LEASE_S, auto_promote=True, on_log_lost="recover")
+        a.submit(push("before"))
+        in_step(a, b)
+        self._misname(group)
+        eventually(lambda: "changed by hand" in a.problem and "changed by hand" in b.problem)
+        eventually(lambda: not a.leads)
+        with pytest.raises(LogLost, match="`replicator recover` sets it right"):
+            a.submit(push("refused"))
+        written = group.server.state.entries
+        after_beats(5, a, b)
+        assert (a.failed, b.failed) == (None, None)
+        assert group.server.state.entries == written, "nobody took over, nobody founded it anew"
+        (check,) = [check for check in checks_of_group(group.server.look()) if check.check == "log"]
+        assert "by its records it is log" in check.message
+        # when it is set right
+        ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
+        # then
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        a.submit(push("after"))
+        in_step(a, b)
+        assert pushed(b) == ["before", "after"]
+        head = group.server.state.head
+        assert head is not None
+        assert head.log_id == a._running.replica.node_state.view.log_id != "f" * 32
+        eventually(lambda: not a.problem and not b.problem)
+        assert [*forks(a), *forks(b)] == [], "the log went on"
+
+    def test_a_node_starts_there_as_a_standby_and_says_so(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("before"))
+        a.stop()
+        self._misname(group)
+        a = group.node("a")
+        eventually(lambda: "changed by hand" in a.problem)
+        assert (a.failed, pushed(a), a.leads) == (None, ["before"], False)
 
 
 class TestAnotherLog:

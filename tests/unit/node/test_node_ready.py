@@ -10,7 +10,7 @@ import replicator.node.health
 from replicator import CheckpointError, Node, ops
 from replicator.format.ids import RecordId
 from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push
-from tests.support.worlds import promote
+from tests.support.worlds import lead, promote
 
 
 def code(node: Node) -> str:
@@ -191,9 +191,9 @@ class TestStandby:
     def test_one_that_took_its_leave_for_good_is_not_ready(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
         in_step(a, b)
-        head = group.server.state.head
-        assert head is not None
-        group.server._write(head=head._replace(log_id="f" * 32))
+        a.stop()
+        group.server.flush()
+        lead(group.log(), "z", new_log_id="another")
         group.wake()
         eventually(lambda: b.failed is not None)
         assert code(b) == "failed"

@@ -47,6 +47,26 @@ class TestRecover:
             ops.recover(paper.log, "b", by="ann")
         assert paper.server.state == before
 
+    def test_where_the_head_alone_names_another_log_it_is_set_right_and_the_log_goes_on(self, paper: Paper) -> None:
+        author = lead(paper.log, "a", boot="a-1", new_log_id="ours")
+        author.append()
+        head = paper.server.state.head
+        assert head is not None
+        paper.beat("a", term=1, log_id="ours", changed=RecordId(1, 2), position=head.position)
+        paper.server._write(head=head._replace(log_id="forged"))
+        entries = paper.server.state.entries
+        after = self.recover(paper)
+        assert (after.log_id, after.term, after.position.id) == ("ours", 2, RecordId(2, 3))
+        assert paper.server.state.entries[:-1] == entries
+
+    def test_a_node_of_another_log_renames_none(self, paper: Paper) -> None:
+        self.group_of(paper)
+        paper.beat("b", term=7, log_id="theirs", changed=RecordId(1, 4))
+        before = paper.server.state
+        with pytest.raises(PromotionRefused, match="the log is whole"):
+            ops.recover(paper.log, "b", by="ann")
+        assert paper.server.state == before
+
     def test_a_log_that_became_whole_meanwhile_is_left_alone(self, paper: Paper) -> None:
         self.group_of(paper)
         whole = paper.server.state

@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from replicator.format.ids import TERM_MAX, Position, RecordId
-from replicator.protocol.group import LeaseText, lease_left_ms
-from replicator.protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
+from replicator.protocol.group import Head, LeaseText, lease_left_ms
+from replicator.protocol.heartbeat import EVERY_MS_MAX, MISSED_BEATS_MAX, NONCES_MAX, Heartbeat
 
 PEER = Heartbeat(
     "a", "a1", run="r", term=5, role="primary", position=Position(RecordId(5, 1042), "0123456789abcdef" * 2),
@@ -44,7 +44,7 @@ def test_without_what_says_who_and_where_it_is_no_heartbeat(name: str) -> None:
 @pytest.mark.parametrize("value", [None, 1.0, [], {}, "5-1042x", -1, 2**53, True, ""])
 @pytest.mark.parametrize("name", [name for name in Heartbeat._fields if name not in ("age_ms", "beaten_at")])
 def test_a_field_of_another_type_makes_it_none(name: str, value: Any) -> None:
-    right = list if name == "knew" else type(getattr(PEER, name))  # JSON has no tuples
+    right = list if name in ("knew", "heard") else type(getattr(PEER, name))  # JSON has no tuples
     if right is type(value) and value not in (-1, 2**53):
         assert read(**{name: value}) is not None
     else:
@@ -54,6 +54,26 @@ def test_a_field_of_another_type_makes_it_none(name: str, value: Any) -> None:
 @pytest.mark.parametrize("data", [b"", b"null", b"7", b'"text"', b"[]", b"{}", b"\xff", b"{" * 9999])
 def test_what_is_no_heartbeat_is_none(data: bytes) -> None:
     assert Heartbeat.from_json(data, age_ms=0) is None
+
+
+@pytest.mark.parametrize("url", ["http://u:p@a:1", "http://a/?x", "http://a\x1b[2J", "javascript:x", "http://a@evil/"])
+def test_a_node_with_a_url_that_is_none_is_there_and_serves_no_http(url: str) -> None:
+    assert read(http=url) == PEER._replace(http="")
+
+
+def test_it_has_the_nonces_that_it_heard_and_nothing_else_for_one() -> None:
+    nonces = [f"{i:032x}" for i in range(NONCES_MAX)]
+    heard = read(heard=nonces)
+    assert heard is not None
+    assert heard.heard == tuple(nonces)
+    odd = read(heard=["", "\x1b", "F" * 32, nonces[0]])
+    assert odd is not None
+    assert odd.heard == (nonces[0],)
+
+
+def test_nobody_reports_so_rarely_that_he_would_count_as_alive_for_years() -> None:
+    assert read(every_ms=EVERY_MS_MAX) is not None
+    assert read(every_ms=EVERY_MS_MAX + 1) is None
 
 
 # --- how old a heartbeat is ------------------------------------------------------------------------------------------
@@ -105,5 +125,20 @@ def test_a_lease_has_never_more_left_than_was_asked_for(expires_in_ms: int, left
     assert lease_left_ms(str(LEASE), expires_in_ms) == left_ms
 
 
-def test_how_long_a_lease_is_that_somebody_else_wrote_nobody_knows() -> None:
-    assert lease_left_ms("somebody's", 3_585_000) == 3_585_000
+HEAD = Head("log-1", "run-1", 3, "a", "a1", Position(RecordId(3, 1), "0" * 32))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "somebody's",
+        "2 a a1 5000 17",
+        "3 b b1 5000 17",
+        "3 a a2 5000 17",
+        "3 a a1 86400001 17",
+        "3 a a1 9999999999999 1",
+    ],
+)
+def test_what_the_holder_of_the_term_cannot_have_written_is_no_lease(text: str) -> None:
+    assert lease_left_ms(text, 3_585_000, HEAD) is None
+    assert lease_left_ms(str(LEASE), 4000, HEAD) == 4000

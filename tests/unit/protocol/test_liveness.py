@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from replicator.format.ids import ZERO_ID
-from replicator.protocol.group import GroupView, LeaseText, lease_left_ms
+from replicator.format.ids import ORIGIN, ZERO_ID
+from replicator.protocol.group import GroupView, Head, LeaseText, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
-from replicator.protocol.liveness import Sight, Sightings
+from replicator.protocol.liveness import SILENT_MS_MIN, Sight, Sightings
 
 EVERY_MS = 1000
 LENGTH_MS = 5000
@@ -26,6 +26,7 @@ class Watcher:
     redis_ms: int = 1_700_000_000_000
     run: str = "run-1"
     beats: dict[str, int] = field(default_factory=dict)
+    head: Head | None = None
     lease: LeaseText | None = None
     expires_at: int = 0
     sightings: Sightings = field(default_factory=Sightings)
@@ -53,7 +54,14 @@ class Watcher:
         }
         heartbeats = {name: heartbeat for name, heartbeat in seen.items() if heartbeat is not None}
         look = GroupView(
-            self.run, 1, None, ZERO_ID, lease_left_ms(text, left) if text else None, heartbeats, self.redis_ms, text
+            self.run,
+            1,
+            self.head,
+            ZERO_ID,
+            lease_left_ms(text, left) if text else None,
+            heartbeats,
+            self.redis_ms,
+            text,
         )
         self.passes(took_ms)
         self.sightings, sight = self.sightings.after(look, asked_at_ms=asked_at_ms, now_ms=self.now_ms)
@@ -138,6 +146,17 @@ class TestWhoLives:
         watcher.run, watcher.beats = "run-2", older
         assert watcher.ages() == {"a": 1000}
 
+    def test_one_heartbeat_is_not_yet_a_life(self, watcher: Watcher) -> None:
+        watcher.beat("lives", "forged")
+        assert watcher.look().beating == set()
+        watcher.passes(1000)
+        watcher.beat("lives")
+        sight = watcher.look()
+        assert sight.beating == {"lives"}
+        assert (sight.is_live("lives"), sight.is_live("forged"), sight.is_live("nobody")) == (True, False, False)
+        watcher.passes(3001)
+        assert not watcher.look().is_live("lives")
+
     def test_a_node_that_is_gone_from_redis_is_forgotten(self, watcher: Watcher) -> None:
         watcher.beat("a")
         watcher.look()
@@ -198,6 +217,50 @@ class TestTheLease:
         assert sight.look.lease_ms == LENGTH_MS, "a candidate counts from when it heard of it"
         watcher.renew()
         assert watcher.look(took_ms=LENGTH_MS).lease_until_ms is None, "the answer took longer than it runs"
+
+    def test_one_that_is_renewed_for_a_holder_that_reports_no_more_ends_all_the_same(self, watcher: Watcher) -> None:
+        """Somebody renews it by hand: the group would wait for ever."""
+        watcher.head = Head("log-1", "run-1", 1, "a", "a1", ORIGIN)
+        watcher.beat("a")
+        for _ in range(SILENT_MS_MIN // 1000 + 1):
+            watcher.renew()
+            look = watcher.look().look
+            assert (look.lease_ms, look.lease_is_void) == (LENGTH_MS, False)
+            watcher.passes(1000)
+        for _ in range(3):
+            watcher.renew()
+            sight = watcher.look()
+            assert (sight.look.lease_ms, sight.lease_until_ms, sight.look.lease_is_void) == (None, None, True)
+            watcher.passes(1000)
+        watcher.beat("a")
+        assert watcher.look().look.lease_ms is not None, "it reports again"
+
+    @pytest.mark.parametrize("step_ms", [-HOUR_MS, HOUR_MS])
+    def test_how_long_a_holder_is_silent_no_clock_but_the_own_one_says(self, watcher: Watcher, step_ms: int) -> None:
+        watcher.head = Head("log-1", "run-1", 1, "a", "a1", ORIGIN)
+        watcher.beat("a")
+        watcher.redis_ms += step_ms
+        for _ in range(3):
+            watcher.renew()
+            assert not watcher.look().look.lease_is_void, "it was never seen before"
+            watcher.passes(1000)
+
+    def test_a_heartbeat_that_was_deleted_is_none(self, watcher: Watcher) -> None:
+        watcher.head = Head("log-1", "run-1", 1, "a", "a1", ORIGIN)
+        watcher.beat("a")
+        watcher.look()
+        watcher.beats.clear()
+        watcher.passes(SILENT_MS_MIN + 1)
+        watcher.renew()
+        assert watcher.look().look.lease_is_void
+
+    def test_who_takes_the_next_term_is_not_silent_because_the_one_before_was(self, watcher: Watcher) -> None:
+        watcher.head = Head("log-1", "run-1", 1, "a", "a1", ORIGIN)
+        watcher.look()
+        watcher.passes(SILENT_MS_MIN + 1)
+        watcher.head = Head("log-1", "run-1", 2, "b", "b1", ORIGIN)
+        watcher.renew()
+        assert not watcher.look().look.lease_is_void
 
     def test_without_one_there_is_none(self, watcher: Watcher) -> None:
         sight = watcher.look()

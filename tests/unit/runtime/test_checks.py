@@ -130,7 +130,12 @@ def test_a_url_that_everybody_is_told_has_no_password(url: str) -> None:
     told = refused(lambda: checks.public_url("it", url))
     assert "everybody is told" in told
     assert "s3cret" not in told
-    assert checks.public_url("it", "http://a:8000/@x") == "http://a:8000/@x"
+    assert checks.public_url("it", "http://a:8000/x") == "http://a:8000/x"
+
+
+@pytest.mark.parametrize("url", ["http://a/?q=1", "http://a/x#y", "http://a/../x", "http://a/%2e", "http://a/@x"])
+def test_a_url_that_others_would_not_believe_is_refused_where_it_is_given(url: str) -> None:
+    assert "http://HOST:PORT" in refused(lambda: checks.public_url("it", url))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "0", "0.0", "0x0", "[::]", "[0:0:0:0:0:0:0:0]", "[::ffff:0.0.0.0]"])

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from replicator.ui import Feed, ui_routes
 from replicator.ui.actions import Actions
-from replicator.ui.app import FILES
+from replicator.ui.app import FILES, _event
 from replicator.web.guard.app import Guarded
 from replicator.web.guard.hosts import Hosts
 from replicator.web.guard.rules import Rules
@@ -130,3 +131,12 @@ def test_pause_and_resume(client: TestClient, group: Group) -> None:
     head = group.log().look().head
     assert head is not None
     assert not head.paused
+
+
+def test_what_others_wrote_does_not_control_how_it_is_shown() -> None:
+    odd = "a\x1b[2J\u202eb"
+    event = _event({"headline": {odd: odd}, "nodes": [{"problem": odd, "term": 1}]})
+    assert orjson.loads(event.removeprefix(b"data: ")) == {
+        "headline": {odd: "a\\x1b[2J\\u202eb"},
+        "nodes": [{"problem": "a\\x1b[2J\\u202eb", "term": 1}],
+    }

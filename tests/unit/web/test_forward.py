@@ -100,6 +100,20 @@ def test_nothing_is_logged_of_a_request_that_goes_well(
     assert [record.getMessage() for record in caplog.records if primary.server.url in record.getMessage()] == []
 
 
+def test_nothing_goes_to_a_server_that_has_not_proved_to_be_the_primary(sites: Sites, primary: Primary) -> None:
+    node = standby(primary.server.url, unproven=True)
+    answer = sites.of(node, writes="forward", primary_within_s=0.1).ask("POST", "/", content=b"secret")
+    assert (answer.status_code, answer.json()["error"]) == (503, "primary_unreachable")
+    assert "did not prove that it is the primary; nothing was sent" in answer.json()["detail"]
+    assert primary.asked == []
+
+
+def test_the_node_hears_the_nonce_of_any_request(sites: Sites) -> None:
+    node = standby(None)
+    sites.of(node, writes="local", cookie=None, health=None).ask("HEAD", "/health", headers={"Replicator-Nonce": "17"})
+    assert node.heard == ["17"]
+
+
 def test_reads_stay_here_and_so_do_writes_of_the_primary(sites: Sites, primary: Primary) -> None:
     assert sites.of(standby(primary.server.url), writes="forward").ask("GET", "/").text == "here"
     assert sites.of(FakeNode(primary_http=primary.server.url), writes="forward").ask("POST", "/").text == "here"
