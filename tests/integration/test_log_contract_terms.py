@@ -722,3 +722,17 @@ def test_who_knows_that_nothing_is_sealed_any_more_takes_a_term_for_those_who_ha
     assert b"seal" not in record.header
     assert not head_of(log).sealed
     assert promote(log, "b").term == 3
+
+
+def test_a_log_with_a_key_whose_head_names_another_one_goes_on_by_its_own_name(world: World, log: Log) -> None:
+    author = lead(log, "a", seal=SEAL)
+    world.set_head(log_id="forged")
+    wanted = {"anew": True, "new_log_id": LOG_ID, "floor": author.term}
+    assert promote(log, "b", **wanted, seal=SEAL).code is Code.WHOLE
+    assert promote(log, "b", **wanted, misnamed="forged") == Reply(Code.SEALED)
+    reply = promote(log, "b", **wanted, seal=SEAL, misnamed="forged")
+    assert reply.term == 2
+    record = log.find(reply.id)
+    assert isinstance(record, TermRecord)
+    assert (record.log_id, orjson.loads(record.header)["seal"]) == (LOG_ID, SEAL)
+    assert (head_of(log).log_id, head_of(log).sealed) == (LOG_ID, True)
