@@ -111,12 +111,13 @@ def load(
 def proven_url(log: Log, node: str, asks: NodeHttp) -> str:
     """The URL of the node that leads, which has proved that it is there; no token is sent for that.
 
-    Raises `NotPrimary`, `Unproven`.
+    Raises `NotPrimary`, `Unproven`; `ConfigError` if there is a token that is not for that node.
     """
     look = log.look()
     heartbeat = look.heartbeats.get(node)
     if look.head is None or heartbeat is None or look.head.writer != (node, heartbeat.boot) or not heartbeat.http:
         raise NotPrimary("{node} leads no more, or serves no HTTP; nothing was sent: try again", node=node)
+    asks.check(heartbeat.http, how=HOW_TO_NAME)
     prove(log.look, node, heartbeat.boot, heartbeat.http, within_s=PROOF_WITHIN_S, context=asks.context)
     return heartbeat.http.rstrip("/")
 

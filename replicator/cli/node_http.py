@@ -27,13 +27,15 @@ class NodeHttp:
         self._bearer: TokenBearer | None = bearer_of(None, token_file, named, has_ca=ca_file is not None)
         self.context: ssl.SSLContext | None = None if ca_file is None else trusting(ca_file)
 
+    def check(self, url: str, *, how: str) -> None:
+        """Raises `ConfigError` if there is a token and it is not for the node at that URL; `how`: what names it."""
+        if self._bearer is not None and not self._bearer.is_for(url):
+            raise withheld_from(url, how=how)
+
     def open(self, request: urllib.request.Request, timeout_s: float, *, how: str) -> Any:
-        """The answer, as of `urlopen`. Raises `ConfigError` if there is a token and it is not for that node; `how`:
-        what names it.
-        """
+        """The answer, as of `urlopen`. Raises what `check` does."""
+        self.check(request.full_url, how=how)
         if self._bearer is not None:
-            if not self._bearer.is_for(request.full_url):
-                raise withheld_from(request.full_url, how=how)
             # Of the other headers a redirect takes all along, to whatever host.
             request.add_unredirected_header("Authorization", self._bearer.header)
         return urllib.request.urlopen(request, timeout=timeout_s, context=self.context)

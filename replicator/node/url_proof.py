@@ -111,11 +111,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _send(url: str, node: str, nonce: str, within_s: float, context: ssl.SSLContext | None) -> None:
-    """Whatever the answer is, it proves nothing. Of the environment nothing: a proxy is none for the way to a node."""
+    """Whatever the answer is, it proves nothing. Of the environment nothing: a proxy is none for the way to a node.
+
+    What is asked is a probe that needs no token (`web/guard/rules.py`).
+    """
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _NoRedirect
     )
-    request = urllib.request.Request(f"{url.rstrip('/')}/health", method="HEAD", headers={NONCE: nonce})
+    request = urllib.request.Request(f"{url.rstrip('/')}/live", method="HEAD", headers={NONCE: nonce})
     try:
         with opener.open(request, timeout=within_s):
             pass

@@ -57,7 +57,7 @@ class Deployment:
         self.log = RedisLog(self.redis.url, "g")
         eventually(lambda: any(node.http for node in ops.status(self.log).nodes), patience_s=3 * PATIENCE_S)
         ops.promote(self.log, "a", by="test", timeout_s=PATIENCE_S)
-        self.trusted = ssl.create_default_context(cafile=str(self.authority.ca))
+        self.trusted = ssl.create_default_context(cafile=str(self.authority.path))
 
     def _secret(self, name: str, text: str) -> Path:
         path = self.directory / name
@@ -204,7 +204,7 @@ def test_what_is_not_said_as_it_should_be(node: Deployment, request_: bytes, sta
 
 
 def test_a_client_that_knows_the_nodes_by_redis_shows_its_token_to_whom_the_ca_vouches_for(node: Deployment) -> None:
-    with Client(node.redis.url, "g", token_file=node.files["write"], ca_file=node.authority.ca) as client:
+    with Client(node.redis.url, "g", token_file=node.files["write"], ca_file=node.authority.path) as client:
         client.submit({"op": "register", "hostname": "by-ca"})
         assert "by-ca" in client.get("/v1/nodes", fresh=True).text
     with (
@@ -215,7 +215,7 @@ def test_a_client_that_knows_the_nodes_by_redis_shows_its_token_to_whom_the_ca_v
     verify = {"verify": node.trusted}
     with Client(node.redis.url, "g", token=node.tokens["write"], token_to=[node.url], http=verify) as client:
         client.submit({"op": "register", "hostname": "by-name"})
-    with Client(urls=[node.url], token=node.tokens["read"], ca_file=node.authority.ca) as client:
+    with Client(urls=[node.url], token=node.tokens["read"], ca_file=node.authority.path) as client:
         with pytest.raises(NotAllowed, match="has the right to read, and this needs that to write"):
             client.submit({"op": "register", "hostname": "nobody"})
         assert client.get("/v1/state").status_code == 403
@@ -225,7 +225,7 @@ def test_load_shows_its_token_to_a_named_node_alone(node: Deployment, tmp_path: 
     document = tmp_path / "registry.json"
     document.write_text(json.dumps(DOCUMENT))
     load = ("load", document, "--force", "--yes", "--any-term")
-    ca = ("--ca-file", node.authority.ca)
+    ca = ("--ca-file", node.authority.path)
     assert "needs a token with the right to admin" in node.command(*load, *ca).stderr
     of_a_writer = node.command(*load, *ca, "--token-file", node.files["write"])
     assert (of_a_writer.exit_code, "this needs that to admin" in of_a_writer.stderr) == (3, True)
@@ -249,8 +249,8 @@ def test_status_watch_asks_nodes_with_a_token(node: Deployment) -> None:
     def told(*arguments: Any) -> Any:
         return asked_over_http(status, timeout_s=PATIENCE_S, asks=NodeHttp(*arguments))["a"]
 
-    assert told(node.files["read"], [], node.authority.ca).leads is True
-    assert "answers 401: give --token-file" in told(None, [], node.authority.ca).problem
+    assert told(node.files["read"], [], node.authority.path).leads is True
+    assert "answers 401: give --token-file" in told(None, [], node.authority.path).problem
     assert "--token-to URL" in told(node.files["read"], []).problem
 
 

@@ -185,7 +185,7 @@ class TestWhereItIsSent:
         result = run("load", str(file), "--force", "--yes")
         assert result.exit_code == 6
         assert "is not known to be node a" in result.stderr
-        assert elsewhere.asked == ["HEAD /health"], "and no document"
+        assert elsewhere.asked == ["HEAD /live"], "and no document"
 
     def test_to_names_it_and_asks_for_no_proof(
         self, log: RedisLog, run: Callable[..., Result], elsewhere: Elsewhere, file: Path

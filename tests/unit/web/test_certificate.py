@@ -45,7 +45,7 @@ def files(authority: Authority, tmp_path: Path) -> Files:
 
 def name_at(port: int, authority: Authority, *, named: bool = True) -> str:
     """The name in the certificate that a new connection gets."""
-    context = ssl.create_default_context(cafile=str(authority.ca))
+    context = ssl.create_default_context(cafile=str(authority.path))
     context.check_hostname = named
     raw = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
     with context.wrap_socket(raw, server_hostname="localhost" if named else None) as connection:

@@ -299,7 +299,7 @@ def test_a_handshake_that_is_not_ended_is(site: Site, monkeypatch: pytest.Monkey
     authority = Authority(tmp_path)
     authority.certificate("a", tmp_path / "cert.pem", tmp_path / "key.pem")
     certificate = Certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
-    trusted = ssl.create_default_context(cafile=str(authority.ca))
+    trusted = ssl.create_default_context(cafile=str(authority.path))
     with served(site, monkeypatch, most=10, certificate=certificate) as web:
         halves = [connected(web, b"\x16\x03\x01" if number % 2 else b"") for number in range(30)]
         assert hello(web, verify=trusted) == "hello"
