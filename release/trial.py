@@ -22,6 +22,10 @@ WANTED = ("3.11", "3.12", "3.13", "3.14")
 QUICK = ("tests/unit/format", "tests/unit/protocol", "tests/unit/state", "tests/compat")
 
 
+#: What a checkout has of the package.
+PACKAGED = ("replicator", "workers", "docker")
+
+
 class Failed(Exception):
     """What did not work, and what was said."""
 
@@ -84,17 +88,15 @@ def tried(python: Path, packages: Path, version: str, source: Path) -> str:
         for kind in ("wheel", "sdist"):
             empty = environment(python, directory / kind)
             only = "--no-binary" if kind == "sdist" else "--only-binary"
-            uv("pip", "install", "--python", empty, "--find-links", packages, "--prerelease", "if-necessary-or-explicit",
-               only, "replicator", ours)  # fmt: skip
+            uv("pip", "install", "--python", empty, "--find-links", packages, only, "replicator", ours)
             said = run(empty.parent / "replicator", "--version", cwd=directory)
             if not said.strip().endswith(version):
                 raise Failed(f"the {kind} says it is {said.strip()}, and not {version}")
         tested = environment(python, directory / "tested")
         uv("pip", "install", "--python", tested, "--require-hashes", "-r", source / "requirements/dev.txt")
         uv("pip", "install", "--python", tested, "--no-deps", "--no-index", "--find-links", packages, ours)
-        # The tests alone: what is not in the package is not found beside them.
+        # A checkout without what is in the package: that is installed, and not found beside the tests.
         there = directory / "there"
-        shutil.copytree(source / "tests", there / "tests")
-        shutil.copy(source / "pyproject.toml", there)
+        shutil.copytree(source, there, ignore=lambda path, _: PACKAGED if path == str(source) else ())
         words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", *QUICK]
         return run(tested, *words, cwd=there).strip().splitlines()[-1].strip("= ")

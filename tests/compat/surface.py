@@ -1,4 +1,4 @@
-"""What programs and scripts name of replicator, as JSON: what Python exports, with the names of parameters, and commands
+"""What programs and scripts name of replicator, as JSON: what Python exports with its parameters, and commands
 with their options. Whichever replicator is on PYTHONPATH is asked.
 
     python -m tests.compat.surface
@@ -23,7 +23,9 @@ def python_api() -> dict[str, list[str]]:
         value = getattr(replicator, name)
         found[name] = parameters(value)
         if inspect.isclass(value):
-            methods = {each for each in dir(value) if not each.startswith("_")}
+            # What Python's own classes bring differs from one version of it to the next.
+            ours = [each for each in value.__mro__ if each.__module__.startswith("replicator")]
+            methods = {each for owner in ours for each in vars(owner) if not each.startswith("_")}
             found |= {f"{name}.{each}": parameters(getattr(value, each)) for each in sorted(methods)}
     return found
 
