@@ -103,7 +103,7 @@ class Plain(Converter):
     def decode(self, value: Any, path: str) -> Any:
         if type(value) is not self._kind:
             refuse(path, f"must be {_KIND_NAMES[self._kind]}")
-        if self._kind is int and not INTEGER_MIN <= value <= INTEGER_MAX:
+        if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
             refuse(path, "must be an integer of at most 64 bits")
         return value
 
