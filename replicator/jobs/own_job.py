@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import redis
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 
@@ -57,6 +58,10 @@ class OwnJob(Job):
         try:
             return cast(OwnJob, super().fetch(id, connection=connection, serializer=serializer))
         except (ValueError, TypeError) as error:
+            raise NoSuchJobError(f"{id!r} is no job ({error})") from None
+        except redis.exceptions.ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):  # that of a missing right, say
+                raise
             raise NoSuchJobError(f"{id!r} is no job ({error})") from None
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:

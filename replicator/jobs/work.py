@@ -228,7 +228,8 @@ def _switchover(work: _Work) -> dict[str, Any]:
     reason = work.arguments.get("reason") or "switchover"
     with work.log() as log:
         problem = not_as_planned(to, term, log.look(), at=at, now_ms=int(time.time() * 1000))
-        if problem:
+        # Before the primary is asked to stop what runs beside it.
+        if problem := problem or log.against_promoting():
             raise NotDone(problem=problem)
         done = ops.switchover(log, to, by=work.by, reason=reason, expect=term, progress=work.say)
     return asdict(done)
