@@ -10,6 +10,7 @@ import click
 from replicator import ops
 from replicator.errors import ReplicatorError
 from replicator.jobs.errors import JobFailed
+from replicator.runtime.checks import plain
 
 from .context import show_json, size_text, when
 
@@ -111,8 +112,8 @@ def _switched(result: Mapping[str, Any]) -> Shown:
 
 def _said(*lines: str) -> Shown:
     def say() -> None:
-        for line in lines:
-            click.echo(line)
+        for line in "\n".join(lines).split("\n"):
+            click.echo(plain(line))
 
     return say, None
 

@@ -21,6 +21,7 @@ from replicator.jobs.work import BACKUPS, BACKUPS_KEEP, BACKUPS_KEEP_DAYS, JobSe
 from replicator.log.redis_log import client_for
 from replicator.node.options import LEASE_S_MIN
 from replicator.ops.common import led_head
+from replicator.runtime.checks import plain
 from replicator.sandbox.drill import FAULTS
 
 from .context import (
@@ -317,9 +318,9 @@ def _show_job(facts: JobFacts, output: str) -> None:
         show_json(facts.to_dict())
         return
     due = f" for {when(facts.due_at)} UTC" if facts.due_at is not None else ""
-    click.echo(f"{facts.job} is {facts.job_status}{due}")
+    click.echo(plain(f"{facts.job} is {facts.job_status}{due}"))
     if facts.problem:
-        click.echo(facts.problem)
+        click.echo(plain(facts.problem))
 
 
 def _show_jobs(found: list[JobFacts], output: str) -> None:

@@ -84,6 +84,14 @@ def test_every_volume_that_is_mounted_is_there() -> None:
         assert {each["name"] for each in _container(workload)["volumeMounts"]} == there, name
 
 
+def test_the_job_worker_has_a_volume_for_backups_that_outlives_its_pod() -> None:
+    worker = of_kind(*WORKLOADS)["registry-jobs"]
+    environment = {each["name"]: each["value"] for each in _container(worker)["env"]}
+    mounted = {each["name"]: Path(each["mountPath"]) for each in _container(worker)["volumeMounts"]}
+    (claimed,) = (each["metadata"]["name"] for each in worker["spec"]["volumeClaimTemplates"])
+    assert mounted[claimed] in Path(environment["REPLICATOR_BACKUPS"]).parents
+
+
 def test_every_pod_is_hardened_and_limited() -> None:
     for name, workload in of_kind(*WORKLOADS).items():
         pod = workload["spec"]["template"]["spec"]
