@@ -14,6 +14,9 @@
 #   make model    the large exploration of the protocol (some minutes)
 #   make chaos    faults without end on real servers and processes, and a checker (some 75 minutes)
 #   make fuzz     100,000 inputs for every decoder
+#   make lock     requirements/: every package with its version and its hashes, anew (`make lock KEEP=--keep`: what is new)
+#   make audit    whether a vulnerability is known in what is locked; it asks a service
+#   make release  wheel, sdist, SBOM and licences of the newest commit in dist/, tried on every Python that is at hand
 #   make clean    remove .venv, and what the tools kept
 #
 # Another interpreter: make run PYTHON=python3.13 (for a new .venv only; `make clean` first).
@@ -25,17 +28,23 @@ AT_ONCE ?= 4
 
 BIN := .venv/bin
 
-# What was installed: to run it, to work on it, to measure it. The last two have all that the first needs, so it is
-# installed only where neither is.
+# What was installed: to run it, to work on it, to measure it, to release it. The second and third have all that the first
+# needs, so it is installed only where neither is.
 DEV := .venv/.ready-dev
 BENCH := .venv/.ready-bench
-RUN := $(firstword $(wildcard $(DEV) $(BENCH)) .venv/.ready-all)
+RUN := $(firstword $(wildcard $(DEV) $(BENCH)) .venv/.ready-run)
+RELEASE := .venv/.ready-release
+
+# `make test LOCKED=1`: every package at the version, and with the hashes, that requirements/ has. Otherwise the newest that
+# pyproject.toml allows, so that what a new one breaks is seen here first.
+EXTRAS = $(if $(filter run,$*),all$(COMMA)embedded,$*)
+COMMA := ,
 
 # Warnings of pip about itself are no concern of who runs a demo.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format docs coverage shape bench soak bench-peers model chaos fuzz clean
+.PHONY: help run demo test lint format docs coverage shape bench soak bench-peers model chaos fuzz lock audit release clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -86,12 +95,26 @@ chaos: $(DEV)
 fuzz: $(DEV)
 	$(BIN)/python -m tests.fuzz --examples 100000
 
+lock: $(RELEASE)
+	$(BIN)/python -m release.lock $(KEEP)
+
+audit: $(RELEASE)
+	$(BIN)/python -m release.audit
+
+release: $(RELEASE)
+	$(BIN)/python -m release.build
+
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist *.egg-info
 
 # The stamp is written last: a set-up that was interrupted is done again.
-.venv/.ready-%: pyproject.toml | $(BIN)/python
-	@$(PIP) install --editable '.[$*]'
+.venv/.ready-%: pyproject.toml requirements/%.txt requirements/build.txt | $(BIN)/python
+ifdef LOCKED
+	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/$*.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+else
+	@$(PIP) install --editable '.[$(EXTRAS)]'
+endif
 	@touch $@
 
 $(BIN)/python:

@@ -137,7 +137,9 @@ def newest_state(
 
 
 def from_log(path: Path, log: Log, *, as_of: RecordId, state: str) -> Facts:
-    """Write the snapshot that the log has as of this record. Raises `LogLost` if it is not there any more."""
+    """Write the snapshot that the log has as of this record. Raises `LogLost` if it is not there any more,
+    `CorruptRecord` if it cannot be read, as where it is sealed and there is no key.
+    """
     for _ in range(_READS_MAX):
         parts = _parts(log, as_of)
         if parts:
@@ -182,6 +184,8 @@ def _parts(log: Log, as_of: RecordId) -> list[PartRecord]:
                 if record.is_last:
                     return parts if record.parts == len(parts) else []
             after = record.id
+        if batch.corrupt is not None:
+            raise batch.corrupt
         if not batch.records:
             return []
 

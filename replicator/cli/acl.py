@@ -47,8 +47,8 @@ def acl(settings: Settings, /, roles: tuple[str, ...], **options: Any) -> None:
     """Print Redis users with the rights of a role in the group, and no others.
 
     node: a node that may lead. standby: one that follows, and cannot write the log. operator: promote, pause, recover
-    and the like. monitor: status, doctor, log, history; it only reads. jobs: the job worker, and --queue. sentinel: a
-    user of the sentinels.
+    and the like. monitor: status, doctor, log, history; it only reads. jobs: the job worker, and who asks
+    it. jobs-operator: a job worker that does switchovers, too. sentinel: a user of the sentinels.
 
     \b
     replicator acl monitor --password-file monitor.password | redis-cli --user admin --askpass

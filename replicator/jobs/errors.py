@@ -9,6 +9,7 @@ from ..errors import ReplicatorError
 
 __all__ = [
     "BackupsInUse",
+    "BrokeDown",
     "BrokenOff",
     "JobFailed",
     "JobLost",
@@ -51,6 +52,10 @@ class NotDone(ReplicatorError):
     """{problem}; nothing was done"""
 
     exit_code = 3
+
+
+class BrokeDown(ReplicatorError):
+    """a {kind} came up, which the log of the worker has: what it says may be a part of the sealed state"""
 
 
 class NotPassed(ReplicatorError):

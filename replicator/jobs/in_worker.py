@@ -3,6 +3,9 @@
 RQ keeps the result of a job that succeeds. One that finds something wrong has failed, so that RQ and whoever watches it
 see that; what it found is put beside its progress, in the job's meta data (`RESULT`), with the exit code that the
 command has (`EXIT_CODE`).
+
+RQ keeps in Redis what a job raises, with what that came from. Of a group with a key, what the state's own code raises
+is kept from there: it may say a part of the state.
 """
 
 from __future__ import annotations
@@ -17,10 +20,13 @@ import xxhash
 
 from .. import ops
 from ..errors import ReplicatorError
-from .errors import NotPassed
+from ..runtime.event_log import EventLogger
+from .errors import BrokeDown, NotPassed
 from .work import JobSettings, run
 
 __all__ = ["EXIT_CODE", "LINES", "LINE_COUNT", "PROGRESS", "RESULT", "STEP", "perform"]
+
+logger = EventLogger(__name__)
 
 #: In the meta data: what was told last; the last step, with how much of how much is done; the last lines, and how many
 #: there were.
@@ -49,15 +55,21 @@ class RunningJob(Protocol):
 def perform(job: RunningJob, **_: object) -> dict[str, Any]:
     """Do what the job asks for, with the arguments that were checked when it was read."""
     progress = _Progress(job)
+    settings = JobSettings.of(os.environ)
     try:
-        return run(
-            job.asked, job.asked_arguments, JobSettings.of(os.environ), by="job", key=_key(job), progress=progress.say
-        )
+        return run(job.asked, job.asked_arguments, settings, by="job", key=_key(job), progress=progress.say)
     except ReplicatorError as error:
         job.meta[EXIT_CODE] = error.exit_code
         if isinstance(error, NotPassed):
             job.meta[RESULT] = error.result
+        if settings.key_file is not None:
+            raise error from None
         raise
+    except Exception as error:
+        if settings.key_file is None:
+            raise
+        logger.exception("job.failed", "%s failed", job.asked)
+        raise BrokeDown(kind=type(error).__name__) from None
     finally:
         progress.save()
 

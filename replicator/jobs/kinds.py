@@ -24,7 +24,7 @@ Check = Callable[[str, object], Any]
 PREFIX = "replicator.workers.jobs."
 
 #: Year 9999. What is later has no date in Python.
-_UNIX_MS_MAX = 253_402_300_799_000
+UNIX_MS_MAX = 253_402_300_799_000
 
 #: Of a reason: it stands in the history, and in the queue.
 _REASON_CHARACTERS_MAX = 200
@@ -62,7 +62,7 @@ def _term(setting: str, value: object) -> int:
 
 
 def _moment(setting: str, value: object) -> int:
-    return checks.whole(setting, value, least=0, most=_UNIX_MS_MAX)
+    return checks.whole(setting, value, least=0, most=UNIX_MS_MAX)
 
 
 def _reason(setting: str, value: object) -> str:

@@ -16,6 +16,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job
 
 from ..errors import ConfigError
+from ..log.redis_errors import is_of_another_type
 from .errors import JobRefused
 from .in_worker import perform
 from .kinds import KINDS, checked, function_of, kind_of
@@ -56,7 +57,9 @@ class OwnJob(Job):
         """As in RQ, except that an impossible id counts as that of a missing job: it must not end the worker."""
         try:
             return cast(OwnJob, super().fetch(id, connection=connection, serializer=serializer))
-        except (ValueError, TypeError) as error:
+        except Exception as error:
+            if not (isinstance(error, ValueError | TypeError) or is_of_another_type(error)):
+                raise
             raise NoSuchJobError(f"{id!r} is no job ({error})") from None
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:

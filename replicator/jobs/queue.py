@@ -33,7 +33,7 @@ from ..log.redis_log import client_for, shown
 from ..runtime import checks
 from .errors import JobFailed, JobLost, NoSuchJob, NotTaken
 from .in_worker import EXIT_CODE, PROGRESS, RESULT
-from .kinds import KINDS, checked, function_of
+from .kinds import KINDS, UNIX_MS_MAX, checked, function_of
 from .own_job import OwnJob
 from .told import Told
 
@@ -245,7 +245,12 @@ class JobQueue:
     def _kept_result(self, id: str, name: str, status: JobStatus) -> Any:
         job = OwnJob.fetch(id, connection=self._client, serializer=JSONSerializer)
         if status == JobStatus.FINISHED:
-            return job.return_value()
+            try:
+                return job.return_value()
+            except Exception as error:  # of any kind: it is data
+                if _is_of_redis(error):
+                    raise
+                raise JobFailed(name=name, problem="what it gave cannot be read") from None
         meta = _meta_of(self._client.hget(job.key, "meta"))
         if isinstance(found := meta.get(RESULT), dict):
             return found
@@ -295,7 +300,7 @@ class JobQueue:
             job_status=status.value,
             arguments=dict(job.asked_arguments),
             asked_at=_unix_ms(job.created_at),
-            due_at=None if due is None else int(due * 1000),
+            due_at=_possible(due),
             started_at=_unix_ms(job.started_at),
             # RQ does not keep the end of a job that failed.
             ended_at=_unix_ms(result.created_at if result is not None else job.ended_at),
@@ -353,9 +358,13 @@ class JobQueue:
         except (NoSuchJobError, InvalidJobOperation):
             raise JobLost(name=name, problem="") from None
         except Exception as error:
-            if isinstance(error, OSError) or type(error).__module__.startswith("redis."):
+            if _is_of_redis(error):
                 raise LogUnavailable(url=shown(self._url), problem=advice(error)) from None
             raise
+
+
+def _is_of_redis(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.startswith("redis.")
 
 
 def _described(name: str, arguments: Mapping[str, Any]) -> str:
@@ -390,4 +399,9 @@ def _text(id: bytes | str) -> str:
 
 
 def _unix_ms(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp() * 1000)
+    return None if moment is None else _possible(moment.timestamp())
+
+
+def _possible(unix_s: float | None) -> int | None:
+    """In ms; None for what is no moment that can be shown."""
+    return int(unix_s * 1000) if unix_s is not None and 0 <= unix_s * 1000 <= UNIX_MS_MAX else None

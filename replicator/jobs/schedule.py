@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import rq.cron
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 from rq.exceptions import StopRequested
 from rq.utils import now
 
@@ -39,10 +39,15 @@ TURN_EVERY_S = 5.0
 
 
 def check_times(setting: str, text: str) -> str:
-    """Five fields of cron, or `off`. Raises `ConfigError`."""
+    """Five fields of cron, or `off`. Raises `ConfigError`, also for a day that never comes (30 February)."""
     if text != OFF and (len(text.split()) != 5 or not croniter.is_valid(text)):
         problem = f"{text!r} is neither five fields of cron (minute, hour, day, month, weekday: 30 2 * * *) nor {OFF}"
         raise ConfigError(setting=setting, problem=problem)
+    if text != OFF:
+        try:
+            croniter(text).get_next()
+        except CroniterBadDateError:
+            raise ConfigError(setting=setting, problem=f"{text!r} is a day that never comes") from None
     return text
 
 

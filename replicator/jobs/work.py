@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.redis_log import RedisLog
 from ..log.urls import url_in
+from ..ops.certify import CannotRebuild
 from ..ops.certify_group import certify_group
 from ..protocol.planned_switchover import not_as_planned
 from ..runtime import checks
@@ -156,7 +157,7 @@ def _verify(work: _Work) -> dict[str, Any]:
 
 def _certify(work: _Work) -> dict[str, Any]:
     settings = work.settings
-    with work.log() as log:
+    with work.log() as log, _not_told(settings.key_file):
         found = certify_group(
             log,
             settings.data_dirs,
@@ -170,6 +171,17 @@ def _certify(work: _Work) -> dict[str, Any]:
     if found.violation is not None:
         raise NotPassed(verdict=str(found.violation), result=found.to_dict())
     return found.to_dict()
+
+
+@contextlib.contextmanager
+def _not_told(key_file: Path | None) -> Iterator[None]:
+    """Of a group with a key, tell of what the state's own code raised no more than its class: it goes into Redis."""
+    try:
+        yield
+    except CannotRebuild as error:
+        if key_file is None:
+            raise
+        raise CannotRebuild(node=error.fields["node"], problem=type(error.__cause__).__name__) from None
 
 
 def _backup(work: _Work) -> dict[str, Any]:
@@ -228,7 +240,8 @@ def _switchover(work: _Work) -> dict[str, Any]:
     reason = work.arguments.get("reason") or "switchover"
     with work.log() as log:
         problem = not_as_planned(to, term, log.look(), at=at, now_ms=int(time.time() * 1000))
-        if problem:
+        # Before the primary is asked to stop what runs beside it.
+        if problem := problem or log.against_promoting():
             raise NotDone(problem=problem)
         done = ops.switchover(log, to, by=work.by, reason=reason, expect=term, progress=work.say)
     return asdict(done)

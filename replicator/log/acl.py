@@ -29,7 +29,7 @@ __all__ = ["ROLES", "SERVERS", "User", "user_for"]
 SERVERS = ("6.2", "7", "7.2", "8", "valkey")
 
 #: What a user can be for. `sentinel` is a user of the sentinels, and not of Redis.
-ROLES = ("node", "standby", "operator", "monitor", "jobs", "sentinel")
+ROLES = ("node", "standby", "operator", "monitor", "jobs", "jobs-operator", "sentinel")
 
 #: To connect: the run and the role of the server, and the name of the connection.
 _CONNECT = ("client|setname", "info")
@@ -47,12 +47,12 @@ _REPORT = ("hset", "xadd", "xrevrange")
 #: To take a term, and to write.
 _LEAD = ("del", "incr", "set", "type")
 
-#: Of RQ: to put a job into a queue and follow it, and to work.
+#: Of RQ: to put a job into a queue or a schedule, follow, list and cancel it, and to work.
 _RQ = (
-    *("blmove", "client|info", "client|list", "del", "exec", "exists", "expire", "get", "hget", "hgetall", "hincrby"),
-    *("hincrbyfloat", "hmget", "hset", "lrange", "lrem", "multi", "persist", "ping", "rpush", "sadd"),
-    *("set", "smembers", "srem", "subscribe", "unsubscribe", "unwatch", "watch", "xadd", "xrevrange", "zadd"),
-    *("zrange", "zrangebyscore", "zrem", "zremrangebyscore"),
+    *("blmove", "client|info", "client|list", "del", "eval", "evalsha", "exec", "exists", "expire", "get", "hget"),
+    *("hgetall", "hincrby", "hincrbyfloat", "hmget", "hset", "lrange", "lrem", "multi", "persist", "ping", "publish"),
+    *("rpush", "sadd", "script|load", "set", "smembers", "srem", "subscribe", "ttl", "unsubscribe", "unwatch"),
+    *("watch", "xadd", "xrevrange", "zadd", "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore"),
 )
 
 
@@ -106,12 +106,14 @@ def _of_role(role: str, server: str) -> list[str]:
     looks = ["eval_ro", "evalsha_ro"] if _has_reading_apart(server) else ["eval", "evalsha"]
     scripts = ["eval", "evalsha"]
     waits = ["wait", *(["waitaof"] if server in ("7.2", "8", "valkey") else [])]
+    operator = [*looks, *scripts, *_READ, *_SIZE, "hdel", "hset", "xadd", *_LEAD]
     return {
         "node": [*looks, *scripts, *_READ, *_REPORT, *_LEAD, "xtrim", *waits],
         "standby": [*looks, *scripts, *_READ, *_REPORT],
-        "operator": [*looks, *scripts, *_READ, *_SIZE, "hdel", "hset", "xadd", *_LEAD],
+        "operator": operator,
         "monitor": [*looks, *_READ, *_SIZE],
-        "jobs": [*looks, *_READ, *_RQ],
+        "jobs": [*looks, *_READ, *_SIZE, *_RQ],
+        "jobs-operator": [*operator, *_RQ],
     }[role]
 
 
@@ -119,9 +121,10 @@ def _keys(role: str, group: str, server: str) -> list[str]:
     if role == "sentinel":
         return []
     prefix = f"replicator:{{{group}}}:"
-    if role == "jobs":
+    if role in ("jobs", "jobs-operator"):
         own = ["~rq:*", "&rq:*"]
-        return own + ([f"%R~{prefix}*", f"~{prefix}requests"] if _has_reading_apart(server) else [f"~{prefix}*"])
+        separate = role == "jobs" and _has_reading_apart(server)
+        return own + ([f"%R~{prefix}*", f"~{prefix}requests"] if separate else [f"~{prefix}*"])
     if role in ("node", "operator") or not _has_reading_apart(server):
         return [f"~{prefix}*"]
     written = [f"~{prefix}{key}" for key in KEYS if key in _REPORTED] if role == "standby" else []

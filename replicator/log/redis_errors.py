@@ -6,10 +6,7 @@ import re
 
 import redis
 
-__all__ = [
-    "advice",
-    "is_forbidden",
-]
+__all__ = ["advice", "is_forbidden", "is_of_another_type"]
 
 
 class NoMaster(redis.exceptions.ConnectionError):
@@ -90,3 +87,8 @@ def _word_of(error: Exception) -> str:
     if isinstance(error, redis.exceptions.AuthenticationError):
         return "NOAUTH" if "required" in str(error) else "WRONGPASS"
     return _WORDS.get(type(error), "")
+
+
+def is_of_another_type(error: Exception) -> bool:
+    """Whether a key holds something else than the command is for."""
+    return isinstance(error, redis.exceptions.ResponseError) and str(error).startswith("WRONGTYPE")

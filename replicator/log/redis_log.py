@@ -324,6 +324,10 @@ class RedisLog:
             raise LogUnavailable.refuses(self.url, self._rights.lacks(missing, "a node"))
         return self._rights.found(forbidden)
 
+    def against_promoting(self) -> str:
+        """Why this user of Redis may not take a term for a node; empty: he may."""
+        return self._rights.against_promoting(self._forbidden())
+
     def _forbidden(self) -> list[str] | None:
         """The commands that the user may not use, of those that a node that leads needs; None: not all keys are his."""
 

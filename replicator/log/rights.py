@@ -17,6 +17,9 @@ __all__ = ["Rights", "is_about_keys", "missing_right", "missing_to_follow"]
 #: The commands that only a node that leads needs (`WRITES`, `TRIMS` and a part of `READS` in lua/rights.lua).
 _TO_LEAD = frozenset({"set", "del", "incr", "xtrim", "type"})
 
+#: Those that a promotion needs, and nobody who only follows and does jobs.
+_TO_PROMOTE = _TO_LEAD - {"xtrim"}
+
 #: How soon a user who may only follow is tried again, at first and at the most: he may have been given more rights, or
 #: have lacked them for a moment. Each trial leaves an entry in `ACL LOG`.
 AGAIN_S, AGAIN_S_MAX = 1.0, 30.0
@@ -61,6 +64,13 @@ class Rights:
             self._again.succeeded()
         return self.follows_only
 
+    def against_promoting(self, forbidden: Sequence[str] | None) -> str:
+        """Why the user may not take a term for a node, by which commands he lacks (None: keys); empty: he may."""
+        if forbidden is not None and not _TO_PROMOTE.intersection(forbidden):
+            return ""
+        may_not = f"the Redis user {self._user} may not take a term"
+        return f"{may_not}: {self._printed_by('jobs-operator', 'one who may')}, and does jobs"
+
     def lacks(self, commands: Sequence[str], who: str) -> str:
         """That the user may not use these commands, which `who` has to."""
         rights = " ".join(f"+{name}" for name in commands)
@@ -73,8 +83,8 @@ class Rights:
         rule = f"The Redis user {self._user} needs rights: `ACL SETUSER {self._user} {missing}`"
         return f"{rule}; {self._printed_by('ROLE')}"
 
-    def _printed_by(self, role: str) -> str:
-        return f"`replicator --group {self._group} acl {role}` prints all that it takes"
+    def _printed_by(self, role: str, what: str = "all that it takes") -> str:
+        return f"`replicator --group {self._group} acl {role}` prints {what}"
 
 
 def missing_to_follow(forbidden: Sequence[str]) -> list[str]:

@@ -24,6 +24,6 @@ def check_installed() -> ServerBinary:
     """
     missing = [module for module in MODULES if importlib.util.find_spec(module) is None]
     if missing:
-        problem = 'not installed; `pip install "replicator[all]"` brings all that this needs'
+        problem = 'not installed; `pip install "replicator[all,embedded]"` brings all that this needs'
         raise ConfigError(setting=", ".join(missing), problem=problem)
     return find_server()

@@ -103,11 +103,11 @@ class Plain(Converter):
     def decode(self, value: Any, path: str) -> Any:
         if type(value) is not self._kind:
             refuse(path, f"must be {_KIND_NAMES[self._kind]}")
+        if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
+            refuse(path, "must be an integer of at most 64 bits")
         return value
 
     def encode(self, value: Any, path: str) -> Any:
-        if self._kind is int and type(value) is int and not INTEGER_MIN <= value <= INTEGER_MAX:
-            refuse(path, "must be an integer of at most 64 bits")
         return self.decode(value, path)
 
 

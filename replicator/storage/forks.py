@@ -179,7 +179,7 @@ def read(path: Path) -> Fork:
 
 
 def _parted_id(stored: CheckpointReader) -> RecordId:
-    told = stored.note("parted_id")
+    told = stored.note("parted_id") or stored.note("parted_at")  # as it was called before there was a release
     if told is None:
         problem = "it is a checkpoint, and not a fork: it does not say where its history parted from the group's"
         raise CheckpointError(path=stored.path, problem=problem)

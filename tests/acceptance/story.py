@@ -37,6 +37,9 @@ from replicator.protocol.node_state import NodeState
 from replicator.sandbox.stack import DevStack
 
 #: A step that takes longer hangs. Generous: the machine may be busy, and 108,000 nodes are 80 MB of JSON three times.
+#: Of a request whose body is JSON.
+JSON = {"Content-Type": "application/json"}
+
 STEP_TIMEOUT_S = 120.0
 
 
@@ -87,7 +90,7 @@ class Story:
         self._title(f"a registry of {self.nodes:,} nodes is loaded into a, over HTTP")
         document = orjson.dumps(generate(self.nodes, seed=1))
         started = time.monotonic()
-        answer = self._request("PUT", "a", "/v1/state", content=document)
+        answer = self._request("PUT", "a", "/v1/state", content=document, headers=JSON)
         expect(
             answer.status_code == 200 and answer.json()["applied"], f"a did not take the document: {answer.text[:300]}"
         )
@@ -184,7 +187,7 @@ class Story:
         self.say(f"  POST to b with term 1      {answer.status_code} {answer.json()['error']}")
 
     def _stale_document_is_ignored(self) -> None:
-        answer = self._request("PUT", "b", "/v1/state", content=b'{"version":1,"term":1,"nodes":{}}')
+        answer = self._request("PUT", "b", "/v1/state", content=b'{"version":1,"term":1,"nodes":{}}', headers=JSON)
         expect(answer.status_code == 200 and answer.json()["applied"] is False, f"{answer.status_code} {answer.text}")
         self.say(f"  PUT of a document of term 1  {answer.status_code} {answer.text}")
 

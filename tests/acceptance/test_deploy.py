@@ -19,9 +19,9 @@ from typing import Any
 
 import httpx
 import pytest
-from replicator.ops.jobs import run_in_queue
 
 from replicator import ops
+from replicator.jobs.queue import JobQueue
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import RedisServer
@@ -219,7 +219,10 @@ def test_a_host_has_a_node_its_listener_and_on_demand_jobs_and_the_archive(redis
             assert {line.split()[0] for line in said.splitlines()} == {"archive", "jobs", "leases", "node"}
             with contextlib.closing(RedisLog(redis.url, "registry")) as log:
                 eventually(lambda: log.look().lease, "a leader", patience_s=PATIENCE_S)
-            assert run_in_queue(redis.url, "registry", "snapshot", wait_s=PATIENCE_S, progress=lambda _: None)
+            with JobQueue(redis.url, "registry") as queue:
+                asked = queue.ask("backup", {})
+                done = queue.follow(asked.id, "backup", wait_s=PATIENCE_S, progress=lambda _: None)
+            assert Path(done["file"]).parent == Path(home) / "backups"
             eventually((Path(home) / "archive/archiver.json").exists, "an archive", patience_s=PATIENCE_S)
         finally:
             supervisord.terminate()

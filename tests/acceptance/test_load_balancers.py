@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 
 from replicator.sandbox.free_ports import free_ports
 from tests.acceptance import load_balancers as story
+from tests.support.kv import eventually
 from tests.support.needs import needs
+
+DOCS = story.ROOT / "docs" / "load-balancers.md"
 
 PORTS = dict(zip(story.NAMES, (1, 2, 3), strict=True))
 
@@ -39,3 +43,33 @@ def test_nginx_has_nothing_to_say_about_its_file(tmp_path: Path) -> None:
     program = story.nginx_program(free_ports(1)[0], PORTS, tmp_path)
     checked = subprocess.run([*program._command, "-t", "-q"], capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_what_the_public_is_refused_is_refused_in_every_spelling(tmp_path: Path) -> None:
+    # given the file with the rule of the documentation, and no node: what passes is 503
+    rule = next(line for line in DOCS.read_text().splitlines() if line.startswith("http-request deny"))
+    (port,) = free_ports(1)
+    program = story.haproxy_program(port, PORTS, tmp_path)
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(story.HAPROXY_CFG.read_text().replace("    acl is_read", f"    {rule}\n    acl is_read"))
+    haproxy = subprocess.Popen(["haproxy", "-db", "-f", str(config)], env=program._environment)
+    try:
+        eventually(lambda: _status(port, "/v1/nodes") == 503)
+        for path in ("/cluster", "/%63luster", "/metrics", "/ui", "/%75i/events", "/ui/", "/history?x=1"):
+            assert _status(port, path) == 404, path
+        assert _status(port, "/uix") == 503
+    finally:
+        haproxy.terminate()
+        haproxy.wait()
+
+
+def _status(port: int, path: str) -> int | None:
+    """None: no answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except OSError:
+        return None
+    finally:
+        connection.close()

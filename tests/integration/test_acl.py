@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from click.testing import CliRunner
-from replicator.ops.jobs import JobFailed, run_in_queue
+from rq.command import send_command
+from rq.utils import now
 
 from replicator import Node, ops
 from replicator.cli import cli
 from replicator.errors import LogUnavailable, PromotionRefused
 from replicator.format.ids import RecordId, Writer
+from replicator.jobs.queue import JobQueue
+from replicator.jobs.schedule import Schedule
 from replicator.log import rights
 from replicator.log.acl import ROLES
 from replicator.log.interface import Ack
-from replicator.log.redis_log import RedisLog
+from replicator.log.redis_log import RedisLog, client_for
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.acl import Users
+from tests.support.jobs import start_worker
 from tests.support.kv import KV, PATIENCE_S, eventually, in_step, pushed, submitted
 from tests.support.kv import push as change
 from tests.support.worlds import LEASE_MS, lead, promote
@@ -46,7 +48,7 @@ OF_THE_SERVER: tuple[tuple[str, ...], ...] = (
     ("REPLICAOF", "NO", "ONE"),
     ("CLIENT", "KILL", "ID", "1"),
     ("SCRIPT", "FLUSH"),
-    ("PUBLISH", "rq:pubsub:x", ""),
+    ("PUBLISH", "of somebody else", ""),
     ("GET", "replicator:{other}:term"),
     ("GET", "of somebody else"),
 )
@@ -192,7 +194,7 @@ def test_a_monitor_can_only_read(users: Users) -> None:
             promote(log, "b")
 
 
-@pytest.mark.parametrize("role", ["node", "operator", "jobs"])
+@pytest.mark.parametrize("role", ["node", "operator", "jobs", "jobs-operator"])
 def test_none_of_them_has_anything_of_the_server_or_of_another_group(role: str, users: Users) -> None:
     users.add(role)
     assert refused(users, role, *OF_THE_SERVER) == list(OF_THE_SERVER)
@@ -336,27 +338,80 @@ def test_a_node_leads_once_it_is_given_the_right(
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
 
-def test_jobs_run_as_their_own_user(users: Users, tmp_path: Path, stack: ExitStack) -> None:
+@contextmanager
+def worker_of(url: str, directory: Path) -> Iterator[Path]:
+    """The job worker as a process, and the directory of its backups."""
+    backups, log = directory / "backups", directory / "worker.log"
+    worker = start_worker(url, log, REPLICATOR_BACKUPS=str(backups), REPLICATOR_CERTIFY_STATE="tests.support.kv:KV")
+    try:
+        with JobQueue(url, "g") as queue:
+            eventually(queue.has_worker)
+        yield backups
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(PATIENCE_S) == 0, log.read_text()
+
+
+def test_jobs_are_asked_for_and_done_by_their_own_user(users: Users, tmp_path: Path, stack: ExitStack) -> None:
+    """All that the command does with a queue, the schedule, and the worker with its scheduler."""
     users.add("node", "jobs")
-    a: Node = stack.enter_context(
-        Node(KV(), group="g", name="a", redis=users.url("node"), data_dir=tmp_path / "a", lease_s=2.0)
+    a, b = (
+        stack.enter_context(
+            Node(KV(), group="g", name=name, redis=users.url("node"), data_dir=tmp_path / name, lease_s=2.0)
+        )
+        for name in "ab"
     )
     a.promote()
     submitted(a, change("x"))
-    environment = {**os.environ, "REPLICATOR_REDIS": users.url("jobs"), "REPLICATOR_GROUP": "g"}
-    path = tmp_path / "worker.log"
-    with path.open("w") as log:
-        worker = subprocess.Popen([sys.executable, "-m", "replicator.workers.jobs"], env=environment, stderr=log)
-    try:
-        told: list[str] = []
-        for name in ("snapshot", "verify"):
-            run_in_queue(users.url("jobs"), "g", name, wait_s=60.0, progress=told.append)
-        with pytest.raises(JobFailed, match="nonsense"):
-            run_in_queue(users.url("jobs"), "g", "nonsense", wait_s=60.0, progress=told.append)
-    finally:
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(PATIENCE_S) == 0, path.read_text()
-    assert {what for user, what in users.refusals() if user == "g-jobs"} <= UNNAMED
+    in_step(a, b)
+    queue = stack.enter_context(JobQueue(users.url("jobs"), "g"))
+    assert users.run("jobs", "jobs", "list").exit_code == 0, "also where there was never a worker"
+    with worker_of(users.url("jobs"), tmp_path) as backups:
+        # At a time, which the worker's scheduler looks after.
+        due = queue.ask("verify", {}, due_ms=int(time.time() * 1000) + 1000)
+        for name in ("snapshot", "certify", "backup"):
+            result = users.run("jobs", "jobs", "run", name)
+            assert result.exit_code == 0, result.output
+            assert "is in queue" in result.stderr
+        assert len(list(backups.glob("*.backup"))) == 1
+
+        # To come, and cancelled.
+        result = users.run("jobs", "jobs", "run", "switchover", "--to", "b", "--at", "+1h")
+        assert result.exit_code == 0, result.output
+        (id,) = re.findall(r"^job (\S+)", result.stderr, re.M)
+        assert f"{id}  scheduled" in users.run("jobs", "jobs", "list").stdout
+        assert users.run("jobs", "jobs", "cancel", id).exit_code == 0
+        assert f"{id}  canceled" in users.run("jobs", "jobs", "list", "--all").stdout
+
+        # The schedule, as RQ's cron turns it.
+        with client_for(users.url("jobs")) as connection:
+            schedule = Schedule(queue, connection, {"verify": "* * * * *"})
+            schedule.register_birth()
+            schedule._cron_jobs[0].next_enqueue_time = now()
+            (asked,) = schedule.enqueue_jobs()
+            schedule.heartbeat()
+            schedule.register_death()
+            send_command(connection, "nobody", "stop-job", job_id=id)  # as `cancel` does with a job that runs
+        assert asked.name == "verify"
+        assert queue.follow(due.id, "verify", wait_s=60.0, progress=print)["equal"]
+        assert users.refusals() <= {("g-jobs", each) for each in UNNAMED} | {("g-node", each) for each in UNNAMED}
+
+        # It may not take a term.
+        result = users.run("jobs", "jobs", "run", "switchover", "--to", "b")
+        assert result.exit_code == 3, result.output
+        assert "the Redis user g-jobs may not take a term" in result.output
+        assert "`replicator --group g acl jobs-operator` prints one who may" in result.output
+        assert a.leads
+
+        # Once it is given that, it does.
+        (line,) = users.printed("jobs-operator", user="g-jobs")
+        users.admin.execute_command(*line.split())
+        users.refusals()
+        result = users.run("jobs", "jobs", "run", "switchover", "--to", "b")
+        assert result.exit_code == 0, result.output
+        eventually(lambda: b.leads)
+    # It is asked whether he may do all that a node does.
+    assert {what for user, what in users.refusals() if user == "g-jobs"} <= UNNAMED | {"xtrim"}
 
 
 # --- what is printed -------------------------------------------------------------------------------------------------

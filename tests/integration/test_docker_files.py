@@ -125,6 +125,12 @@ def test_every_volume_that_is_used_is_declared_and_no_two_services_share_one(com
     assert all((DOCKER / source).is_file() for source in files)
 
 
+def test_the_job_worker_has_a_volume_for_backups(compose: dict[str, Any]) -> None:
+    worker = compose["services"]["worker"]
+    assert worker["environment"]["REPLICATOR_BACKUPS"] == "/data/backups"
+    assert worker["volumes"] == ["worker-data:/data"]
+
+
 def test_every_service_is_limited_hardened_logs_to_files_that_rotate_and_is_started_again(
     compose: dict[str, Any],
 ) -> None:
@@ -294,6 +300,7 @@ def test_the_node_of_a_host_has_a_listener_that_knows_its_data(tmp_path: Path, m
     found = {program.name: program for program in programs(options)}
     assert set(found) == {"node", "leases", "jobs", "archive"}
     assert {name for name, program in found.items() if not program.autostart} == {"jobs", "archive"}
+    assert found["jobs"].environment["REPLICATOR_BACKUPS"] == str(tmp_path / "backups")
     data_dir = found["node"].environment["REPLICATOR_DATA_DIR"]
     assert shlex.split(found["leases"].command)[-1] == f"node={data_dir}"
     for program in found.values():

@@ -374,7 +374,11 @@ class TestSchedule:
 def page(module_world: JobsWorld) -> Iterator[httpx.Client]:
     (port,) = free_ports(1)
     command = [str(Path(sys.executable).with_name("rq-dashboard")), "-b", "127.0.0.1", "-p", str(port)]
-    env = {**os.environ, "REPLICATOR_REDIS": module_world.url}
+    password = module_world.directory / "password"
+    password.write_text("any, for a user without one")
+    password.chmod(0o600)
+    url = f"{module_world.url}?username=default"
+    env = {**os.environ, "REPLICATOR_REDIS": url, "REPLICATOR_REDIS_PASSWORD_FILE": str(password)}
     with (module_world.directory / "dashboard.log").open("w") as log:
         process = subprocess.Popen([*command, "-c", "replicator.workers.dashboard"], env=env, stdout=log, stderr=log)
     try:

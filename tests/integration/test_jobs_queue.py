@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import pickle
 import socket
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 import rq
 from rq.job import JobStatus
 
+from replicator.cli.job_results import show_result
+from replicator.jobs.errors import JobFailed
 from tests.support.jobs import JobsWorld, ended
 
 
@@ -199,6 +203,53 @@ def test_a_list_of_jobs_has_nothing_in_it_that_a_terminal_obeys(queue: rq.Queue,
     listed = world.command("jobs", "list", "--all")
     assert (listed.exit_code, "\x1b" in listed.output) == (0, False)
     assert goes_on(world)
+
+
+@pytest.mark.parametrize("score", ["inf", "-inf", "1e300", "-1e18", "1e13"])
+def test_a_time_that_is_none_ends_no_list(queue: rq.Queue, world: JobsWorld, score: str) -> None:
+    call = b'["replicator.workers.jobs.snapshot", null, [], {}]'
+    fields = {"origin": queue.name, "status": "scheduled", "data": call, "created_at": "9999-12-31T23:59:59.9Z"}
+    queue.connection.hset("rq:job:some-day", mapping=fields)
+    key = f"rq:scheduled:{queue.name}"
+    queue.connection.zadd(key, {"some-day": score})
+    try:
+        for options in ((), ("--json",)):
+            listed = world.command("jobs", "list", "--all", *options)
+            assert (listed.exit_code, "some-day" in listed.stdout) == (0, True), listed.exception
+    finally:
+        queue.connection.zrem(key, "some-day")
+        queue.connection.delete("rq:job:some-day")
+
+
+def test_a_job_that_is_another_type_of_key_ends_no_list_and_no_worker(queue: rq.Queue, world: JobsWorld) -> None:
+    queue.connection.rpush("rq:job:a-list", "x")
+    queue.connection.zadd(f"rq:failed:{queue.name}", {"a-list": 1e10})
+    try:
+        assert world.command("jobs", "list", "--all").exit_code == 0
+        assert world.command("jobs", "cancel", "a-list").exit_code == 3
+        queue.connection.rpush(queue.key, "a-list")
+        assert goes_on(world)
+    finally:
+        queue.connection.delete("rq:job:a-list")
+        queue.connection.zrem(f"rq:failed:{queue.name}", "a-list")
+
+
+RESULTS = [b"7", b"no base64!", base64.b64encode(b"\xff"), base64.b64encode(b"7"), base64.b64encode(b'{"equal": 1}')]
+
+
+@pytest.mark.parametrize("given", RESULTS)
+def test_a_result_that_is_none_fails_in_words(queue: rq.Queue, world: JobsWorld, given: bytes) -> None:
+    with world.queue() as own:
+        id = own.ask("certify", {}, due_ms=int(time.time() * 1000) + 3_600_000).id
+        queue.connection.hset(f"rq:job:{id}", "status", "finished")
+        queue.connection.xadd(f"rq:results:{id}", {"type": "1", "return_value": given})
+        with pytest.raises(JobFailed, match="what it gave"):
+            show_result("certify", own.follow(id, "certify", wait_s=5.0, progress=print), "text")
+
+
+def test_a_result_has_nothing_in_it_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    show_result("snapshot", {"as_of": "1-1\x1b[2J"}, "text")
+    assert capsys.readouterr().out == "the log has a snapshot of the state as of 1-1\\x1b[2J\n"
 
 
 def push(queue: rq.Queue, fields: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from tests.support.manifests import MANIFESTS, pods_of, read_manifests
+from replicator.web.guard.hosts import Hosts
+from tests.support.manifests import MANIFESTS, NAMESPACE, pods_of, read_manifests
 
 #: The oldest, and the newest that there are schemas of.
 VERSIONS = ("1.29", "1.37")
@@ -83,6 +84,14 @@ def test_every_volume_that_is_mounted_is_there() -> None:
         assert {each["name"] for each in _container(workload)["volumeMounts"]} == there, name
 
 
+def test_the_job_worker_has_a_volume_for_backups_that_outlives_its_pod() -> None:
+    worker = of_kind(*WORKLOADS)["registry-jobs"]
+    environment = {each["name"]: each["value"] for each in _container(worker)["env"]}
+    mounted = {each["name"]: Path(each["mountPath"]) for each in _container(worker)["volumeMounts"]}
+    (claimed,) = (each["metadata"]["name"] for each in worker["spec"]["volumeClaimTemplates"])
+    assert mounted[claimed] in Path(environment["REPLICATOR_BACKUPS"]).parents
+
+
 def test_every_pod_is_hardened_and_limited() -> None:
     for name, workload in of_kind(*WORKLOADS).items():
         pod = workload["spec"]["template"]["spec"]
@@ -129,3 +138,20 @@ def test_a_redirect_names_a_node_as_others_in_the_cluster_know_it(tmp_path: Path
         told = pod.container.environment
         assert told["REPLICATOR_NAME"] == pod.name
         assert re.fullmatch(r"http://(.*):8000", told["REPLICATOR_ADVERTISE"])[1] in pod.aliases  # type: ignore[index]
+
+
+def test_a_node_answers_under_every_name_by_which_the_cluster_knows_it(tmp_path: Path) -> None:
+    pods = pods_of(DOCUMENTS, directory=tmp_path, secrets={"redis": {"password": "p"}})
+    # HAProxy hands on the name under which it was asked itself.
+    balanced = ("registry", "registry-any", "registry-primary")
+    assert of_kind("Service").keys() >= set(balanced)
+    for number in range(3):
+        pod = pods[f"registry-{number}"]
+        told = pod.container.environment
+        hosts = Hosts("0.0.0.0", advertised=told["REPLICATOR_ADVERTISE"], more=told["REPLICATOR_HTTP_HOST"].split())
+        for service in balanced:
+            for suffix in ("", f".{NAMESPACE}", f".{NAMESPACE}.svc", f".{NAMESPACE}.svc.cluster.local"):
+                assert hosts.knows(f"{service}{suffix}:8000")
+        assert all(map(hosts.knows, pod.aliases))
+        assert hosts.knows("10.244.0.7:8000"), "the kubelet asks by the address of the pod"
+        assert not hosts.knows("evil.example")

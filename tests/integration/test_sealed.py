@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import orjson
 import pytest
+from rq.serializers import JSONSerializer
 
 from replicator import (
     CheckpointError,
     ConfigError,
+    CorruptRecord,
     Host,
     LogUnavailable,
     NotAcknowledged,
@@ -26,13 +28,17 @@ from replicator.archive.catalog import Catalog
 from replicator.archive.checking import check
 from replicator.archive.opening import place_of
 from replicator.format.records import CLOSED
-from replicator.log.redis_log import RedisLog
+from replicator.jobs.own_job import OwnJob
+from replicator.jobs.queue import JobQueue
+from replicator.jobs.work import JobSettings, run
+from replicator.log.redis_log import RedisLog, client_for
 from replicator.ops.certify import certify
 from replicator.ops.log_check import Violation
 from replicator.sandbox.redis_server import RedisServer
 from replicator.storage import forks
 from replicator.storage.fork_writer import StateInFork
 from replicator.storage.keyring import Entry, KeyFile, changed, dropped, new_key, read_entries, write_entries
+from tests.support.jobs import start_worker
 from tests.support.kv import KV, document, eventually, in_step, in_thread, push, pushed, put
 from tests.support.sealed import MARKER, Entries, Intruder, Scene, key_file
 
@@ -108,6 +114,34 @@ def test_nothing_of_the_payload_is_in_redis_its_aof_checkpoints_forks_archives_a
         assert MARKER in str(list(opened.pieces()))
     facts = check(Catalog(place_of(str(tmp_path / "archive")), keys=keys), rules=True)
     assert facts.record_count > 5
+
+
+def test_nothing_of_the_payload_is_in_what_jobs_leave(played: Played, tmp_path: Path) -> None:
+    url, scene, backups = played.server.url, played.scene, tmp_path / "backups"
+    settings = {"REPLICATOR_KEY_FILE": str(scene.keys), "REPLICATOR_BACKUPS": str(backups)}
+    state = {"REPLICATOR_CERTIFY_STATE": "tests.support.kv:KV", "REPLICATOR_DATA_DIR": str(scene.directory)}
+    worker = start_worker(url, tmp_path / "worker.log", **settings, **state)
+    found: list[Any] = []
+    try:
+        with JobQueue(url, "g") as queue, client_for(url) as client:
+            eventually(queue.has_worker)
+            for name in ("backup", "certify"):
+                id = queue.ask(name, {}).id
+                found.append(queue.follow(id, name, wait_s=60.0, progress=found.append))
+                job = OwnJob.fetch(id, connection=client, serializer=JSONSerializer)
+                found += [job.get_meta(), client.hgetall(job.key), job.latest_result().return_value]  # type: ignore[union-attr]
+    finally:
+        worker.terminate()
+        assert worker.wait(60) == 0
+    assert MARKER not in repr(found)
+    assert not [each for each in Intruder(url).everything() if MARKER.encode() in each]
+    assert files_with(tmp_path, MARKER) == []
+    (file,) = backups.glob("*.backup")
+    with backup.opened(file, keys=KeyFile(scene.keys)) as opened:
+        assert MARKER in str(list(opened.pieces()))
+    without = JobSettings(redis=url, group="g", backups=backups)
+    with pytest.raises(CorruptRecord, match="no key was given: give the group's key file"):
+        run("backup", {}, without, by="test", key="0123456789abcdef")
 
 
 def test_the_digests_that_nodes_compare_are_no_digests_of_the_state(played: Played) -> None:

@@ -82,6 +82,12 @@ def test_all_are_hardened_and_restarted_alike() -> None:
     assert first["RestartPreventExitStatus"] == [str(ConfigError.exit_code)], "a setting that is wrong"
 
 
+def test_the_job_worker_may_write_where_its_backups_go() -> None:
+    unit = read_unit("replicator-jobs.service")
+    (state,) = unit["StateDirectory"]
+    assert unit["Environment"] == [f"REPLICATOR_BACKUPS=/var/lib/{state}"]
+
+
 def test_what_a_node_is_run_by_is_what_gives_its_lease_back() -> None:
     for name in NAMES[:2]:
         unit = read_unit(name)

@@ -26,6 +26,7 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         self.path = directory / f"{name}.pem"
         self.path.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
+        self.ca = self.path
 
     def certificate(self, name: str, cert: Path, key: Path) -> None:
         """One for `localhost` and 127.0.0.1, in two files. The key is its owner's alone."""

@@ -12,7 +12,7 @@ import yaml
 
 from .containers import Container, Mount
 
-__all__ = ["MANIFESTS", "Pod", "pods_of", "read_manifests"]
+__all__ = ["MANIFESTS", "NAMESPACE", "Pod", "pods_of", "read_manifests"]
 
 MANIFESTS = Path(__file__).parents[2] / "docker" / "kubernetes"
 

@@ -115,6 +115,9 @@ class Intruder:
             b"string": self.redis.get,
             b"hash": self.redis.hgetall,
             b"stream": self.redis.xrange,
+            b"list": lambda key: self.redis.lrange(key, 0, -1),
+            b"set": self.redis.smembers,
+            b"zset": lambda key: self.redis.zrange(key, 0, -1),
         }
         for key in self.redis.keys("*"):
             yield bytes(self.redis.dump(key))

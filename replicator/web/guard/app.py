@@ -2,6 +2,9 @@
 
 The body of what is refused is not read: the server drops it, as far as it comes soon. So nobody without a token has the
 node read a gigabyte. No token is in what is answered or logged.
+
+Events go on until somebody ends them, so they are asked about again at each one: they end with the token that opened
+them.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from ..failures import Failure, answer_of, problem
-from .rules import Request, Rules
+from .rules import EVENTS, Request, Rules
 
 __all__ = ["Guarded", "challenge"]
 
@@ -31,13 +34,30 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             target = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
-            refused = self._rules.refusal(Request.of(scope["method"], scope["path"], target, scope["headers"]))
+            request = Request.of(scope["method"], scope["path"], target, scope["headers"])
+            refused = self._rules.refusal(request)
             if refused is not None:
                 await _refuse(refused, scope, send)
                 return
+            if request.path == EVENTS:
+                send = self._as_long_as_it_may(request, send)
         elif scope["type"] != "lifespan":
             return  # there are no others here, and no rules for them
         await self._app(scope, receive, send)
+
+    def _as_long_as_it_may(self, request: Request, send: Send) -> Send:
+        """It, until the request would be refused: there the answer ends, and the server tells the application so."""
+        is_over = False
+
+        async def sent(message: Message) -> None:
+            nonlocal is_over
+            if is_over:
+                return
+            if message.get("more_body") and self._rules.refusal(request) is not None:
+                is_over, message = True, {"type": "http.response.body"}
+            await send(message)
+
+        return sent
 
 
 async def _refuse(failure: Failure, scope: Scope, send: Send) -> None:

@@ -35,8 +35,10 @@ class Hosts:
             if name is None:
                 raise ConfigError(setting="http-host", problem=f"{given!a:.80} is not a name like registry.example")
             self._names.add(name)
-        #: Which addresses the machine has may change, and be another one's to know (a port that is passed on).
-        self._any_address = checks.is_anywhere(listens)
+        #: Which addresses the machine has, or a name means, may change, and be another one's to know (a port that is
+        #: passed on). A kubelet and Prometheus ask by address whatever it listens on.
+        is_name = not _is_address(_plain(listens)) and not checks.is_loopback(listens)
+        self._any_address = checks.is_anywhere(listens) or is_name
 
     def knows(self, host: str) -> bool:
         """Whether a `Host` is one of this node's. Its port is not looked at: whoever passes a port on has another."""

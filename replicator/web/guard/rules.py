@@ -24,7 +24,7 @@ from ..failures import Failure
 from .hosts import Hosts
 from .token_file import RIGHTS, Tokens
 
-__all__ = ["Request", "Rules", "right_for"]
+__all__ = ["EVENTS", "Request", "Rules", "right_for"]
 
 SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
@@ -32,6 +32,9 @@ SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 PROBES = frozenset(("/live", "/ready", "/primary", "/standby", "/read-only"))
 
 PAGE = frozenset(("/ui", "/ui/", "/ui/page.css", "/ui/page.js"))
+
+#: An answer without an end.
+EVENTS = "/ui/events"
 
 #: The whole document has the tokens of all networks in it, and replaces everything. Actions are an operator's.
 FOR_ADMIN = ("/v1/state", "/ui/do/", "/ui/preview")

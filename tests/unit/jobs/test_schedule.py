@@ -17,3 +17,9 @@ def test_what_cron_takes_is_taken(text: str) -> None:
 def test_what_it_does_not_take_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--verify: .* is neither five fields of cron"):
         check_times("--verify", text)
+
+
+@pytest.mark.parametrize("text", ["0 0 30 2 *", "0 0 31 4,6 *"])
+def test_a_day_that_never_comes_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--verify: .* is a day that never comes"):
+        check_times("--verify", text)

@@ -13,7 +13,7 @@ from replicator.sandbox import demo
 from replicator.sandbox.redis_server import find_server
 from replicator.sandbox.requirements import check_installed
 
-SAID = 'starlette, uvicorn: not installed; `pip install "replicator[all]"` brings all that this needs'
+SAID = 'starlette, uvicorn: not installed; `pip install "replicator[all,embedded]"` brings all that this needs'
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ import redis
 from replicator.workers.redis_server import listening_place
 
 from replicator.errors import ConfigError
+from replicator.log.redis_log import client_for
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import find_server
+from tests.support.kv import eventually
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,7 @@ def test_the_server_listens_where_the_clients_look(url: str, place: tuple[Path |
         "redis://10.0.0.1:6379",
         "redis://0.0.0.0:6379",
         "redis://user:secret@127.0.0.1",
+        "redis://127.0.0.1?password=secret",
         "rediss://127.0.0.1",
         "redis://127.0.0.1:99999",
         "unix://",
@@ -46,6 +49,29 @@ def test_a_place_that_is_not_on_this_machine_or_takes_a_password_is_refused(url:
         listening_place(url)
 
     assert "secret" not in str(caught.value)
+
+
+def test_with_a_password_file_it_asks_for_that_password(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text('a "b\\c # é\n')
+    file.chmod(0o600)
+    url = f"redis://127.0.0.1:{free_port()}/0?password_file={file}"
+    environment = {**os.environ, "REPLICATOR_DEV_DIR": str(tmp_path), "REPLICATOR_REDIS": url}
+    process = subprocess.Popen([sys.executable, "-m", "replicator.workers.redis_server"], env=environment)
+    try:
+        with client_for(url) as client:
+            eventually(lambda: _answers(client))
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis.from_url(url.partition("?")[0]).ping()
+        assert b"b\\c" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    file.unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "replicator.workers.redis_server"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, str(file) in done.stderr) == (2, True)
 
 
 def test_it_becomes_the_server_and_ends_with_its_exit_code(tmp_path: Path) -> None:
@@ -82,6 +108,13 @@ def test_a_missing_setting_is_named_and_the_exit_code_says_usage(tmp_path: Path)
     assert result.returncode == 2
     assert "REPLICATOR_DEV_DIR" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
 
 
 def _info(url: str) -> dict[str, object]:

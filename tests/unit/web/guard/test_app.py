@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from starlette.testclient import TestClient
 from replicator.web.guard.app import Guarded
 from replicator.web.guard.hosts import Hosts
 from replicator.web.guard.rules import Rules
-from replicator.web.guard.token_file import Tokens
+from replicator.web.guard.token_file import TokenFile, Tokens
 
 READ = "r" * 32
 
@@ -80,3 +82,31 @@ def test_what_is_no_request_reaches_nobody(app: App) -> None:
     guarded = Guarded(app, Rules(Hosts("testserver"), None))
     asyncio.run(guarded({"type": "websocket", "path": "/", "headers": []}, nothing, nothing))
     assert app.reached == []
+
+
+def test_events_end_with_the_token_that_opened_them(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(f"read {READ}\n")
+    path.chmod(0o600)
+    tokens = TokenFile(path, clock=itertools.count(0, 2).__next__)
+    guarded = Guarded(events_without_end, Rules(Hosts("testserver"), tokens))
+    scope = {
+        "type": "http", "method": "GET", "path": "/ui/events",
+        "headers": [(b"host", b"testserver"), (b"authorization", f"Bearer {READ}".encode())],
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 3:
+            path.write_text(f"read {'n' * 32}\n")
+
+    asyncio.run(guarded(scope, send, send))
+    assert [message.get("body") for message in sent] == [None, b"data: 1", b"data: 2", None]
+    assert [message.get("more_body", False) for message in sent] == [False, True, True, False]
+
+
+async def events_without_end(_: Any, __: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for number in range(1, 6):
+        await send({"type": "http.response.body", "body": f"data: {number}".encode(), "more_body": True})

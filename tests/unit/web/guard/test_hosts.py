@@ -43,6 +43,13 @@ def test_one_that_listens_on_all_addresses_is_asked_by_any_of_them() -> None:
     assert not Hosts("::1").knows("192.0.2.7")
 
 
+def test_one_that_listens_on_a_name_is_asked_by_whatever_address_that_means() -> None:
+    named = Hosts("node-a")
+    assert all(named.knows(host) for host in ("node-a:8000", "192.0.2.7:8000", "[2001:db8::1]"))
+    assert not named.knows("evil.example")
+    assert not Hosts("localhost").knows("192.0.2.7")
+
+
 def test_what_is_no_name_is_told_when_it_is_given() -> None:
     with pytest.raises(ConfigError, match="http-host: 'a b' is not a name"):
         Hosts("localhost", more=["a b"])
