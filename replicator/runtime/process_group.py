@@ -1,4 +1,8 @@
-"""What is left of a process that ended, by its process group: what it started, and did not put elsewhere."""
+"""What is left of a process that ended: its process group, which is what it started and did not put elsewhere.
+
+And the keeper of the program that it ran as a node (`service/run/keeper.py`), which is in a group of its own: that one
+lives until the program has ended.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ PROC = Path("/proc")
 
 POLL_S = 0.005
 
-#: The keeper of a program ends it when its node is gone (`service/run/keeper.py`). What lives for longer, lives on.
+#: The keeper of a program ends it when its node is gone. What lives for longer, lives on.
 ENDS_WITHIN_S = 1.0
 
 #: Ended, and not yet waited for.
@@ -21,17 +25,18 @@ DEAD = ("Z", "X", "x")
 
 
 def left_of(leader: int) -> list[int]:
-    """The live processes of the group that this process leads, or led. Its number is not used again meanwhile.
+    """The live processes of the group that this process leads, or led, and its keepers. Its number is not used again
+    meanwhile.
 
     Without a /proc nobody tells a process from its remains: then these count as alive until somebody waits for them.
     """
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return []
-    except PermissionError:
-        pass
     if not (PROC / "self" / "stat").exists():
+        try:
+            os.killpg(leader, 0)
+        except ProcessLookupError:
+            return []
+        except PermissionError:
+            pass
         return [leader]
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
     return [pid for pid in pids if _is_live_in(leader, pid)]
@@ -49,5 +54,13 @@ def _is_live_in(group: int, pid: int) -> bool:
     with suppress(OSError, IndexError, ValueError):
         # After the name of the command, which may have anything in it: state, parent, group.
         state, _, its_group = (PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
-        return int(its_group) == group and state not in DEAD
+        return state not in DEAD and (int(its_group) == group or _is_keeper_of(group, pid))
+    return False
+
+
+def _is_keeper_of(group: int, pid: int) -> bool:
+    """By its command line: PYTHON -I -S .../run/keeper.py GROUP ..."""
+    match (PROC / str(pid) / "cmdline").read_bytes().split(b"\0"):
+        case [_, b"-I", b"-S", script, kept, *_]:
+            return script.endswith(b"/run/keeper.py") and kept == str(group).encode()
     return False

@@ -39,7 +39,7 @@ def test_the_first_example_expires_performs_and_shows(any_redis: RedisServer, tm
         node.submit(put("old", 1))
         node.submit(put("new", 1))
         names: dict[str, Any] = {
-            "node": node, "delete": delete, "outdated": outdated, "fetch": lambda: ["job"],
+            "node": node, "delete": delete, "unused": outdated, "fetch": lambda: ["job"],
             "perform": performed.append, "gauge": SimpleNamespace(set=shown.append),
         }  # fmt: skip
         assert examples()[0].count("lost.wait(1.0)") == 1

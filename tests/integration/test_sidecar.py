@@ -47,7 +47,7 @@ class Processes:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("REPLICATOR_")}
         environment |= {"REPLICATOR_REDIS": self._url, "REPLICATOR_GROUP": "g"}
         with (self._directory / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, process_group=0)
         self._running.append(process)
         return process
 
@@ -237,16 +237,16 @@ def test_a_program_runs_beside_the_primary_alone_whatever_becomes_of_that(
     )
     nodes["b"] = processes.start("b", *options)
     alive(log, "a", "b")
-    # when the node is stopped, and another one is promoted at once
-    nodes["a"].send_signal(signal.SIGSTOP)
+    # when the node is stopped, with all of its process group, and another one is promoted at once
+    os.killpg(nodes["a"].pid, signal.SIGSTOP)
     ops.promote(log, "b", by="test", force=True, timeout_s=PATIENCE_S)
     eventually(lambda: len(of_node(path, "b")) == 2, "b's program", patience_s=3 * PATIENCE_S)
     # then its program has ended before, without it
     assert max(sign.at for sign in signs(path) if sign.node == "a") < first_of(path, "b")
-    nodes["a"].send_signal(signal.SIGCONT)
+    os.killpg(nodes["a"].pid, signal.SIGCONT)
     eventually(lambda: {node.node for node in ops.status(log).nodes if node.alive and node.ready} == {"a", "b"})
-    # and when the node is killed, its program is
-    nodes["b"].kill()
+    # and when the node is killed, again with all of its group (supervisord's killasgroup), its program is
+    os.killpg(nodes["b"].pid, signal.SIGKILL)
     nodes["b"].wait()
     before = len(signs(path))
     eventually(lambda: any(sign.what == "start" and sign.node == "a" for sign in signs(path)[before:]))

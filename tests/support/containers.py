@@ -202,7 +202,14 @@ class Machine:
             lines += [f"mount -o remount,bind,ro {root}{there}"]
         for mount in container.mounts:
             target = f"{root}{mount.target}"
-            make = f"mkdir -p {target}" if mount.source.is_dir() else f"mkdir -p $(dirname {target}) && touch {target}"
+            near = Path(
+                target
+            ).parent  # of this machine it may be closed to the user of the container, as /etc/redis is
+            make = (
+                f"mkdir -p {target}"
+                if mount.source.is_dir()
+                else f"mkdir -p {near} && chmod a+rx {near} && touch {target}"
+            )
             lines += [make, f"mount --bind {mount.source} {target}"]
             if mount.read_only:
                 lines += [f"mount -o remount,bind,ro {target}"]

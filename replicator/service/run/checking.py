@@ -9,12 +9,15 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from http.client import HTTPException
 
-from ...errors import ConfigError
+from ...errors import ConfigError, NoThread
+from ...runtime import checks
 from ...runtime.event_log import in_this_context
 from ...runtime.threads import started
 from ..role_commands import command, without_secrets
@@ -35,7 +38,8 @@ Question = Callable[[], str]
 def question(text: str) -> Question:
     """What `--check` names. Raises `ConfigError`."""
     if text.startswith(("http://", "https://")):
-        return lambda: _asked_url(text)
+        url = checks.url("check", text)
+        return lambda: _asked_url(url)
     words = command("check", text)
     if not words:
         raise ConfigError(setting="check", problem="is empty: give a command, or a URL")
@@ -43,6 +47,14 @@ def question(text: str) -> Question:
 
 
 def _asked_url(url: str) -> str:
+    """On a thread of its own: a server that sends a little now and then is within every limit of a socket, for ever."""
+    answers: list[str] = []
+    thread = started(lambda: answers.append(_answer_of(url)), name="check-url")
+    thread.join(ANSWER_WITHIN_S)
+    return answers[0] if answers else f"{url} has not answered within {ANSWER_WITHIN_S:g} s"
+
+
+def _answer_of(url: str) -> str:
     # Neither a proxy of the environment nor a redirect: the question is whether this program answers.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
     try:
@@ -51,8 +63,8 @@ def _asked_url(url: str) -> str:
     except urllib.error.HTTPError as error:
         error.close()
         return "" if error.code < 400 else f"{url} answered {error.code}"
-    except (OSError, ValueError) as error:
-        return f"{url} does not answer ({getattr(error, 'reason', error)})"
+    except (OSError, ValueError, HTTPException) as error:  # the last one: what answers speaks no HTTP
+        return f"{url} does not answer ({getattr(error, 'reason', error) or type(error).__name__})"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -101,13 +113,15 @@ class Checking:
         self._over.set()
 
     def _run(self) -> None:
-        counts_after = START_S
+        counts_from = time.monotonic() + START_S
         while not self._over.wait(self._every_s):
-            counts_after -= self._every_s
-            missing = self._ask()
+            try:
+                missing = self._ask()
+            except NoThread as error:
+                missing = str(error)
             if not missing:
                 self.is_well, self._missing = True, 0
-            elif self.is_well or counts_after <= 0:
+            elif self.is_well or time.monotonic() >= counts_from:
                 self._missing += 1
                 if self._missing >= MISSING_MAX:
                     self.problem = f"does not answer: {missing}"

@@ -1,6 +1,6 @@
 """The process between a node and the program that it runs: it ends the program when the node cannot.
 
-    python -I -S keeper.py SOCKET UNTIL GRACE_S PROGRAM ARGUMENT...
+    python -I -S keeper.py GROUP NODE SOCKET UNTIL GRACE_S PROGRAM ARGUMENT...
 
 A node that hangs, is stopped (SIGSTOP) or killed does not end anything, and by then another node may lead. So this one
 does: when the time is over until which the node said that it leads (`until`, by the monotonic clock, which all
@@ -8,7 +8,8 @@ processes of a machine share), when the socket to the node is at its end, and wh
 
 It speaks lines on the socket. From the node: `until SECONDS`, `end SECONDS` (SIGTERM, and so much later SIGKILL). To
 the node: `started PID`, and before its own end `ended STATUS WHY` (as of `os.waitstatus_to_exitcode`; why: `exit`,
-`asked` or `lease`).
+`asked` or `lease`). The program is not begun if the node, by its process id, is gone by then, or its time too short.
+GROUP, the node's process group, is there to be seen (`runtime/process_group.py`).
 
 What the program starts is its process group, or what became of it: orphans come to this process (a subreaper), and all
 that lives below it is killed before it ends. If this process is killed itself, the system kills the program
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import select
 import signal
@@ -36,19 +38,33 @@ PR_SET_CHILD_SUBREAPER = 36
 POLL_S = 0.01
 LOOK_S = 1.0
 
+#: Between two attempts to kill: at first, and where nothing helps (a program of another user) in the end.
+KILL_AGAIN_S, KILL_AGAIN_S_MAX = 0.001, 0.1
+
+#: What is not to end this process, or stop it. The last three come from a terminal.
+IGNORED = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
+)  # fmt: skip
+
+#: What a program is not to find ignored: that, and what Python ignores.
+DEFAULT = (*IGNORED, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
+
 #: What could not be started, as a shell has it.
 NOT_RUN = 126
 NOT_FOUND = 127
 
 
 class Keeper:
-    """`until`: when the program has to have ended, by the monotonic clock. `grace_s`: SIGTERM comes so long before."""
+    """`until`: when the program has to have ended, by the monotonic clock. `grace_s`: SIGTERM comes so long before.
 
-    def __init__(self, node: socket.socket, until: float, grace_s: float) -> None:
+    `parent`: the process id of the node, whose socket is `node`.
+    """
+
+    def __init__(self, parent: int, node: socket.socket, until: float, grace_s: float) -> None:
         self._node = node
         self._until = until
         self._grace_s = grace_s
-        self._parent = os.getppid()
+        self._parent = parent
         self._unread = b""
         self._pid = 0
         self._status: int | None = None
@@ -58,7 +74,7 @@ class Keeper:
 
     def run(self, words: list[str]) -> None:
         """Start the program, and return when nothing of it is left."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)  # what a terminal sends to the node, the node sees to
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
         wakes, woken = os.pipe()
@@ -66,16 +82,24 @@ class Keeper:
         os.set_blocking(wakes, False)
         signal.set_wakeup_fd(woken)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        events = select.poll()  # and not `select`, which takes no descriptor of a node that has a thousand of them
+        events.register(self._node.fileno(), select.POLLIN)
+        events.register(wakes, select.POLLIN)
+        if os.getppid() != self._parent or time.monotonic() >= self._until - self._grace_s:
+            self._tell("ended 0 lease")
+            return
         self._pid = _started(words)
-        self._tell(f"started {self._pid}")
-        while not self._is_over():
-            readable, _, _ = select.select([self._node.fileno(), wakes], [], [], self._pause_s())
-            if wakes in readable:
-                os.read(wakes, 4096)
-            if self._node.fileno() in readable:
-                self._hear()
-            self._look_at_clock()
-        self._kill_all()
+        try:
+            self._tell(f"started {self._pid}")
+            while not self._is_over():
+                for descriptor, _ in events.poll(math.ceil(self._pause_s() * 1000)):
+                    if descriptor == wakes:
+                        os.read(wakes, 4096)
+                    else:
+                        self._hear()
+                self._look_at_clock()
+        finally:
+            self._kill_all()  # also after a failure of its own: the system would kill the program alone
         self._tell(f"ended {self._status} {self._why}")
 
     def _is_over(self) -> bool:
@@ -129,12 +153,14 @@ class Keeper:
         """Kill the program, and whatever it has started, until nothing lives. Its group first: that takes one call."""
         if self._status is None:
             _signal_group(self._pid, signal.SIGKILL)
+        pause_s = KILL_AGAIN_S
         while left := [*_below(os.getpid()), *([self._pid] if self._status is None else [])]:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             self._reap()
-            time.sleep(POLL_S / 10)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, KILL_AGAIN_S_MAX)
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -161,7 +187,7 @@ def _started(words: list[str]) -> int:
     try:
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGPIPE):
+        for number in DEFAULT:
             signal.signal(number, signal.SIG_DFL)
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:  # it died before the system was told
@@ -205,10 +231,10 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    descriptor, until, grace_s, *words = arguments
+    _, parent, descriptor, until, grace_s, *words = arguments
     node = socket.socket(fileno=int(descriptor))
     node.set_inheritable(False)
-    Keeper(node, float(until), float(grace_s)).run(words)
+    Keeper(int(parent), node, float(until), float(grace_s)).run(words)
 
 
 if __name__ == "__main__":

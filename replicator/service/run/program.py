@@ -15,6 +15,7 @@ What it writes to stdout and stderr is in the node's log, a line an event (`prog
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shlex
 import signal
@@ -46,6 +47,12 @@ KEEPER = Path(__file__).with_name("keeper.py")
 
 #: The part of a lease between SIGTERM and SIGKILL, if the lease runs out. With the margin this leaves two renewals.
 GRACE = 1 / 5
+
+#: The part of that after which a keeper that should have ended its program is taken for one that hangs: half a margin.
+HUNG = 1 / 4
+
+#: How long the last lines of a program that has ended may take to be in the log.
+OUTPUT_WITHIN_S = 2.0
 
 #: How soon it is started again after it has ended, and how often without having been well in between.
 AGAIN_S, AGAIN_S_MAX = 0.5, 10.0
@@ -175,9 +182,12 @@ class RunProgram:
     # --- one run ---
 
     def _start(self, about: Mapping[str, str]) -> None:
+        until, grace_s = self._until(), self._lease_s * GRACE
+        if not self.may_run or time.monotonic() >= until - grace_s:
+            return  # it would have to end at once; a renewal, or another role, is soon
         environment = without_secrets(os.environ) | {f"REPLICATOR_{name}": value for name, value in about.items()}
         try:
-            self._run = _Run(self._words, environment, self._until(), self._lease_s * GRACE, about)
+            self._run = _Run(self._words, environment, until, grace_s, about)
         except (OSError, NoThread) as error:
             self._ended_badly(f"cannot be run: {getattr(error, 'strerror', None) or error}")
             return
@@ -214,6 +224,8 @@ class RunProgram:
     def _is_over(self, run: _Run, status: int, why: str) -> None:
         how = f"exit code {status}" if status >= 0 else _signal_name(-status)
         expected = why != "exit" and not run.problem
+        if expected and not run.pid:
+            return  # its keeper found that there is no time left for it
         level = logging.INFO if expected else logging.WARNING
         logger.at(level, "program.ended", "%s has ended (%s)", self._line, how, pid=run.pid, why=why)
         if run.is_well:
@@ -257,14 +269,20 @@ class _Run:
         self._line = shlex.join(words)
         self._began = time.monotonic()
         self._until = until
+        #: When it has to have ended since it was asked to.
+        self._end_at = math.inf
         self._asked_to_end = False
+        self._hung_s = grace_s * HUNG
         self._unread = b""
         self._ended: tuple[int, str] | None = None
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         try:
-            arguments = [str(theirs.fileno()), repr(until), repr(grace_s), *words]
-            # Neither a session nor a group of its own: who asks what is left of a node finds its keeper.
+            whose = [str(os.getpgrp()), str(os.getpid())]
+            arguments = [*whose, str(theirs.fileno()), repr(until), repr(grace_s), *words]
+            # A group of its own: what a terminal or a supervisor sends to that of the node (SIGTSTP, SIGKILL) would
+            # leave nobody to end the program. Who asks what is left of a node finds it by its command line, where the
+            # system shows that (`runtime/process_group.py`).
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(KEEPER), *arguments],
                 env=environment,
@@ -272,11 +290,18 @@ class _Run:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
+                process_group=0 if sys.platform == "linux" else None,
             )
             assert self._keeper.stdout is not None
-            started(in_this_context(_log_lines), self._keeper.stdout, name="program-output")
+            try:
+                self._output = started(in_this_context(_log_lines), self._keeper.stdout, name="program-output")
+            except NoThread:
+                self._socket.close()  # the keeper sees that, and ends
+                self._keeper.stdout.close()
+                self._keeper.wait()
+                raise
         except BaseException:
-            self._socket.close()  # a keeper that runs sees that, and ends
+            self._socket.close()
             raise
         finally:
             theirs.close()
@@ -295,9 +320,9 @@ class _Run:
 
     def end(self, stop_s: float) -> None:
         """Have it end, by SIGTERM, and so much later by SIGKILL."""
+        self._end_at = min(self._end_at, time.monotonic() + stop_s)
         if not self._asked_to_end:
-            self._asked_to_end = True
-            self._say(f"end {stop_s!r}")
+            self._asked_to_end = self._say(f"end {stop_s!r}")
 
     def look(self) -> tuple[int, str] | None:
         """How it has ended, and why: `exit`, `asked`, `lease`, or `lost` with its keeper. None: it runs."""
@@ -309,16 +334,27 @@ class _Run:
                     self._hear(line.decode("ascii", "replace").split())
             over = True
         if not over:
+            self._look_at_keeper()
             return None
         self._keeper.wait()
         self._socket.close()
         if self.checking is not None:
             self.checking.end()
         if self._ended is None and self.pid:
-            # The system has killed the program; this is for what it had started.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self._kill_group()  # the system has killed the program; this is for what it had started
+        if self._ended is not None:
+            self._output.join(OUTPUT_WITHIN_S)  # nobody writes any more; what there is shall be in the log
         return self._ended or (self._keeper.returncode, "lost")
+
+    def _look_at_keeper(self) -> None:
+        """One that hangs, or was stopped, ends nothing. So the node sees to the program, and has its keeper go on."""
+        if self.pid and time.monotonic() > min(self._until, self._end_at) + self._hung_s:
+            self._kill_group()
+            self._keeper.send_signal(signal.SIGCONT)
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def _received(self) -> bytes:
         try:
@@ -333,9 +369,12 @@ class _Run:
         elif words[:1] == ["ended"]:
             self._ended = int(words[1]), words[2]
 
-    def _say(self, line: str) -> None:
-        with suppress(OSError):  # it has ended: `look` sees that
+    def _say(self, line: str) -> bool:
+        """Whether it was said. It is not if the keeper has ended, which `look` sees, or reads nothing any more."""
+        with suppress(OSError):
             self._socket.sendall(f"{line}\n".encode())
+            return True
+        return False
 
 
 def _log_lines(output: IO[bytes]) -> None:

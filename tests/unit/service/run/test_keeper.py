@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from replicator.service.run.keeper import DEFAULT
 from replicator.service.run.program import KEEPER
 from tests.support.beacon import beacon, signs
 from tests.support.kv import PATIENCE_S, eventually
@@ -25,16 +28,19 @@ LONG_S = 1000.0
 class Kept:
     """A program with its keeper, and the node's end of their socket."""
 
-    def __init__(self, command: str, *, until_s: float, grace_s: float) -> None:
+    def __init__(self, command: str, *, until_s: float, grace_s: float, least: int, begins: bool) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(PATIENCE_S)
-        arguments = [str(theirs.fileno()), repr(time.monotonic() + until_s), repr(grace_s), *shlex.split(command)]
+        descriptor = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, least)
+        until = repr(time.monotonic() + until_s)
+        arguments = [str(os.getpgrp()), str(os.getpid()), str(descriptor), until, repr(grace_s), *shlex.split(command)]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(KEEPER), *arguments], pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL
+            [sys.executable, "-I", "-S", str(KEEPER), *arguments], pass_fds=[descriptor], stderr=subprocess.DEVNULL
         )
         theirs.close()
+        os.close(descriptor)
         self._unread = b""
-        self.pid = int(self.hears("started"))
+        self.pid = int(self.hears("started")) if begins else 0
 
     def hears(self, word: str) -> str:
         while b"\n" not in self._unread:
@@ -57,8 +63,10 @@ Keep = Callable[..., Kept]
 def keep() -> Iterator[Keep]:
     kept: list[Kept] = []
 
-    def keep(command: str, *, until_s: float = LONG_S, grace_s: float = 0.1) -> Kept:
-        kept.append(Kept(command, until_s=until_s, grace_s=grace_s))
+    def keep(
+        command: str, *, until_s: float = LONG_S, grace_s: float = 0.1, least: int = 0, begins: bool = True
+    ) -> Kept:
+        kept.append(Kept(command, until_s=until_s, grace_s=grace_s, least=least, begins=begins))
         return kept[-1]
 
     yield keep
@@ -139,14 +147,50 @@ def test_what_a_program_leaves_behind_ends_with_it(keep: Keep, path: Path) -> No
     assert not any(map(lives, pids(path)))
 
 
-def test_signals_of_a_terminal_do_not_end_it(keep: Keep, path: Path) -> None:
+def test_signals_of_a_terminal_neither_end_nor_stop_it(keep: Keep, path: Path) -> None:
     kept = keep(beacon(path))
     eventually(lambda: pids(path))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTOU):
         kept.process.send_signal(number)
     seen = len(signs(path))
     eventually(lambda: len(signs(path)) > seen + 3)
     assert kept.process.poll() is None
+    kept.says(f"end {LONG_S}")
+    assert kept.hears("ended") == "0 asked"
+
+
+def test_a_program_finds_no_signal_ignored_that_its_keeper_ignores(keep: Keep, path: Path) -> None:
+    needs(Path("/proc/self/status").exists(), "Linux")
+    assert keep(f"sh -c 'grep SigIgn: /proc/self/status > {path}'").hears("ended") == "0 exit"
+    ignored = int(path.read_text().split()[1], 16)
+    assert [number for number in DEFAULT if ignored >> (number - 1) & 1] == []
+
+
+def test_one_that_has_no_time_left_is_not_begun(keep: Keep, path: Path) -> None:
+    kept = keep(beacon(path), until_s=1.0, grace_s=1.0, begins=False)
+    assert kept.hears("ended") == "0 lease"
+    assert signs(path) == []
+
+
+def test_a_node_with_a_thousand_descriptors_has_a_keeper_all_the_same(keep: Keep, path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needs(hard == resource.RLIM_INFINITY or hard > 2000, "more than 2000 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000) if soft != resource.RLIM_INFINITY else soft, hard))
+    try:
+        kept = keep(beacon(path), least=1500)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    eventually(lambda: pids(path))
+    kept.says(f"end {LONG_S}")
+    assert kept.hears("ended") == "0 asked"
+
+
+def test_when_it_fails_itself_nothing_is_left(keep: Keep, path: Path) -> None:
+    kept = keep(beacon(path, "rude", "child"))
+    eventually(lambda: len(pids(path)) == 2)
+    kept.says("until never")
+    assert kept.process.wait(PATIENCE_S) == 1
+    assert not any(map(lives, pids(path)))
 
 
 @pytest.mark.parametrize(("command", "status"), [("/no/such/program", 127), ("/dev/null", 126)])

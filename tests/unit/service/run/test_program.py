@@ -9,14 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from replicator import ConfigError, Node
+from replicator.node.leadership import Leadership, Tenure
+from replicator.runtime.process import Owner
+from replicator.runtime.process_group import left_of
 from replicator.service.run import RunOptions, RunProgram, program
 from replicator.service.sidecar import Sidecar
 from tests.support.beacon import beacon, signs
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
+from tests.support.needs import needs
 
 LEASE_S = 2.0
 
@@ -161,6 +166,85 @@ def test_what_it_writes_is_in_the_log(beside: Beside, caplog: pytest.LogCaptureF
         a = beside("a", f'{sys.executable} -c "{script}; import time; time.sleep(1000)"')
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: {"to stdout", "to stderr"} <= set(caplog.messages), patience_s=3 * PATIENCE_S)
+
+
+def keeper_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+
+
+def test_its_keeper_is_in_a_group_of_its_own_and_found_all_the_same(beside: Beside, path: Path) -> None:
+    needs(sys.platform == "linux", "Linux")
+    a = beside("a", beacon(path))
+    a.promote(timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
+    pid = signs(path)[-1].pid
+    keeper = keeper_of(pid)
+    assert os.getpgid(keeper) == keeper, "what ends or stops the group of the node would take it along"
+    assert keeper in left_of(os.getpgrp())
+
+
+def test_a_keeper_that_was_stopped_keeps_no_program_alive(
+    group: Group, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    needs(sys.platform == "linux", "Linux")
+    run = RunProgram(RunOptions(command=beacon(path, "rude"), stop_s=0.1), lease_s=LEASE_S)
+    a = group.new_node("a", lease_s=LEASE_S, watchdog=run.unfit)
+    run.attach(a)
+    with caplog.at_level("INFO"), a, Sidecar(a, run=run):
+        a.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
+        os.kill(keeper_of(signs(path)[-1].pid), signal.SIGSTOP)
+    assert not runs_on(path)
+    assert any("has ended (SIGKILL)" in message for message in caplog.messages)
+
+
+def test_what_it_writes_last_is_in_the_log(group: Group, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    script = path.with_name("last.py")
+    script.write_text(LAST_WORDS)
+    run = RunProgram(RunOptions(command=f"{sys.executable} {script}"), lease_s=LEASE_S)
+    a = group.new_node("a", lease_s=LEASE_S, watchdog=run.unfit)
+    run.attach(a)
+    with caplog.at_level("INFO"):
+        with a, Sidecar(a, run=run):
+            a.promote(timeout_s=PATIENCE_S)
+            eventually(lambda: "begun" in caplog.messages, patience_s=3 * PATIENCE_S)
+        assert [message for message in caplog.messages if message.startswith("line ")][-1:] == ["line 2999"]
+
+
+#: Writes a lot when it is told to end.
+LAST_WORDS = """
+import os, signal, time
+def stop(*_):
+    os.write(1, b"".join(b"line %d\\n" % number for number in range(3000)))
+    os._exit(0)
+signal.signal(signal.SIGTERM, stop)
+print("begun", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_it_is_not_begun_where_the_leadership_is_over(path: Path) -> None:
+    run = RunProgram(RunOptions(command=beacon(path)), lease_s=LEASE_S)
+    run.attach(Over())
+    run.begin("primary", about={"TERM": "1"}, limit_s=1.0)
+    run.begin("standby", about={"TERM": "1"}, limit_s=1.0)
+    assert not run.running
+    assert signs(path) == []
+
+
+class Over:
+    """A node that led until a moment ago, and does not know it yet."""
+
+    lease_ms = 1000
+
+    def report(self, name: str, problem: object) -> None:
+        pass
+
+    def while_leading(self, work: Callable[[Leadership], None]) -> None:
+        tenure = Tenure(1, lambda _: False, lambda: None)
+        leadership = Leadership(tenure, cast("Node", None), Owner("a test"))
+        leadership.lost.set()
+        work(leadership)
 
 
 @pytest.mark.parametrize(
