@@ -24,7 +24,7 @@
 PYTHON ?= python3
 
 # Tests wait most of their time, so more of them run at once than a machine has processors.
-AT_ONCE ?= 4
+AT_ONCE ?= 5
 
 BIN := .venv/bin
 
