@@ -89,8 +89,8 @@ VARIABLES = tuple(variable(setting) for setting in (*_KEYWORDS, "redis_password_
 #: A name that is as like one of these was meant to be it; those of other programs of ours are less so.
 _NEAR = 0.71
 
-#: Of `replicator acl`: the password of a user that it prints, and not that of the node.
-_OF_ACL = "REPLICATOR_ACL_PASSWORD_FILE"
+#: Of commands, and like ones of a node: of `acl` the password of a user that it prints; of `load` a client's token.
+_OF_COMMANDS = frozenset(("REPLICATOR_ACL_PASSWORD_FILE", "REPLICATOR_TOKEN_FILE"))
 
 #: Settings of several nodes at a time (REPLICATOR_HTTP_A), as the dev stack has them.
 _OF_ONE_OF_SEVERAL = re.compile(r".*_[A-Z0-9]")
@@ -164,7 +164,7 @@ def _text(setting: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _check_is_no_slip(name: str) -> None:
-    known_name = name in VARIABLES or name == _OF_ACL
+    known_name = name in VARIABLES or name in _OF_COMMANDS
     if not name.startswith(PREFIX) or known_name or _OF_ONE_OF_SEVERAL.fullmatch(name):
         return
     told, known = name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in VARIABLES]
