@@ -68,9 +68,17 @@ def played(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         scene.play()
         for node in scene.nodes:
             node._running.replica.flush()
-        yield Played(server, scene, Intruder(server.url).entries())
+        here, there = Intruder(server.url), Intruder(attacked_url(server))
+        for name in ("log", "head", "term"):  # now: whoever has a snapshot made later has the log begin later
+            there.redis.restore(there.key(name), 0, here.redis.dump(here.key(name)))
+        yield Played(server, scene, here.entries())
     finally:
         scene.close()
+
+
+def attacked_url(server: RedisServer) -> str:
+    """Where a copy of the group is, for who attacks it."""
+    return f"{server.url}?db=3"
 
 
 def files_with(directory: Path, text: str) -> list[Path]:
@@ -337,10 +345,8 @@ class Attacked(NamedTuple):
 @pytest.fixture(scope="module")
 def attacked(played: Played, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     server, scene, _ = played
-    directory, url = tmp_path_factory.mktemp("attacked"), f"{server.url}?db=3"
-    here, there = Intruder(server.url), Intruder(url)
-    for name in ("log", "head", "term"):
-        there.redis.restore(there.key(name), 0, here.redis.dump(here.key(name)))
+    directory, url = tmp_path_factory.mktemp("attacked"), attacked_url(server)
+    there = Intruder(url)
     group = Scene(server.url, directory, scene.keys, group="other")
     other = group.start("o")
     other.promote()
