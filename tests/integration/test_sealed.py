@@ -201,6 +201,7 @@ def test_who_has_no_key_and_who_has_the_wrong_one_is_told_what_to_do(played: Pla
 
 def test_an_operator_without_the_key_promotes_nobody(played: Played) -> None:
     log = RedisLog(played.server.url, "g")
+    eventually(lambda: log.look().heartbeats["a"].alive, "a, which was just started, having reported")
     with pytest.raises(PromotionRefused, match="no key was given: give --key-file"):
         ops.promote(log, "a", by="test")
     assert Intruder(played.server.url).entries()[-1][0] == played.entries[-1][0]
@@ -472,7 +473,7 @@ def test_a_key_is_replaced_under_load_and_the_old_one_opens_nothing_that_is_left
         scene.snapshot()
         scene.snapshot()  # the log is cut at the first one
         more()
-        eventually(lambda: b._running.checkpoint.snapshot.as_of.id.n > 20)  # type: ignore[union-attr]
+        eventually(lambda: (kept := b._running.checkpoint.snapshot) is not None and kept.as_of.id.n > 20)
         write_entries(keys, dropped(read_entries(keys), old.name))
         eventually(lambda: all(len(node._setup.log.sealing.keyring.opens) == 1 for node in (a, b)))  # type: ignore[union-attr]
         more()
