@@ -19,8 +19,9 @@ import sys
 import tempfile
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
+
+from replicator.runtime.direct_http import ask
 
 #: Six leases: whatever can be waited for has been waited for, and another node leads.
 SILENT_S = 30.0
@@ -44,7 +45,7 @@ def main(probe: str) -> int:
         return 2
     process = running(Path(data_dir))
     try:
-        with urllib.request.urlopen(url_of(address, probe), timeout=ANSWER_S, context=UNCHECKED) as answer:
+        with ask(url_of(address, probe), timeout_s=ANSWER_S, context=UNCHECKED, follow=False) as answer:
             said = answer.read(1000)
     except urllib.error.HTTPError as error:
         ANSWERED.write_text(f"{process} {time.monotonic()}")

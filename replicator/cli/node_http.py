@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from replicator.errors import ConfigError
+from replicator.runtime.direct_http import ask
 from replicator.web.guard.token_bearer import TokenBearer, bearer_of, trusting, withheld_from
 
 __all__ = ["ANYBODY", "NodeHttp", "to_option", "token_options", "token_to_option"]
@@ -38,7 +39,7 @@ class NodeHttp:
         if self._bearer is not None:
             # Of the other headers a redirect takes all along, to whatever host.
             request.add_unredirected_header("Authorization", self._bearer.header)
-        return urllib.request.urlopen(request, timeout=timeout_s, context=self.context)
+        return ask(request, timeout_s=timeout_s, context=self.context, follow=True)
 
 
 #: Without a token.

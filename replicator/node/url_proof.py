@@ -20,12 +20,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from ..errors import LogUnavailable, NoThread, ReplicatorError
 from ..log.interface import Log
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import NONCES_MAX, Heartbeat, is_nonce
+from ..runtime.direct_http import ask
 from ..runtime.event_log import EventLogger
 from ..runtime.log_once import Lasting, LogOnce
 from ..runtime.threads import started
@@ -105,22 +105,11 @@ def _says(heartbeat: Heartbeat | None, boot: str, url: str, nonce: str) -> bool:
     )
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def _send(url: str, node: str, nonce: str, within_s: float, context: ssl.SSLContext | None) -> None:
-    """Whatever the answer is, it proves nothing. Of the environment nothing: a proxy is none for the way to a node.
-
-    What is asked is a probe that needs no token (`web/guard/rules.py`).
-    """
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _NoRedirect
-    )
+    """Whatever the answer is, it proves nothing. What is asked is a probe without a token (`web/guard/rules.py`)."""
     request = urllib.request.Request(f"{url.rstrip('/')}/live", method="HEAD", headers={NONCE: nonce})
     try:
-        with opener.open(request, timeout=within_s):
+        with ask(request, timeout_s=within_s, context=context, follow=False):
             pass
     except urllib.error.HTTPError as answer:
         answer.close()

@@ -11,13 +11,13 @@ import subprocess
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.client import HTTPException
 
 from ...errors import ConfigError, NoThread
 from ...runtime import checks
+from ...runtime.direct_http import ask
 from ...runtime.event_log import in_this_context
 from ...runtime.threads import started
 from ..role_commands import command, without_secrets
@@ -55,21 +55,14 @@ def _asked_url(url: str) -> str:
 
 
 def _answer_of(url: str) -> str:
-    # Neither a proxy of the environment nor a redirect: the question is whether this program answers.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
     try:
-        with opener.open(url, timeout=ANSWER_WITHIN_S):
+        with ask(url, timeout_s=ANSWER_WITHIN_S, follow=False):  # a redirect is an answer
             return ""
     except urllib.error.HTTPError as error:
         error.close()
         return "" if error.code < 400 else f"{url} answered {error.code}"
     except (OSError, ValueError, HTTPException) as error:  # the last one: what answers speaks no HTTP
         return f"{url} does not answer ({getattr(error, 'reason', error) or type(error).__name__})"
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        """Nowhere: the redirect is the answer."""
 
 
 def _asked_command(words: Sequence[str]) -> str:
