@@ -31,6 +31,7 @@ __all__ = [
     "Settings",
     "data_dirs_option",
     "given_keys",
+    "needed",
     "operator",
     "output_option",
     "show_json",
@@ -148,6 +149,13 @@ data_dirs_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.opt
     callback=_data_dirs,
     help="A node's data directory, or one with those of several; may be repeated.  [default: the node's, or data]",
 )
+
+
+def needed(data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
+    """These, for what looks at files alone: there has to be one. Raises `UsageError`."""
+    if not data_dirs:
+        raise click.UsageError("give the data directory of a node with --data-dir, or of several")
+    return data_dirs
 
 
 snapshot_bytes_max_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(

@@ -15,7 +15,16 @@ from replicator.service.kept_files import kept_in
 from replicator.storage import forks as files
 
 from . import kept_files
-from .context import data_dirs_option, given_keys, output_option, show_json, snapshot_bytes_max_option, table, when
+from .context import (
+    data_dirs_option,
+    given_keys,
+    needed,
+    output_option,
+    show_json,
+    snapshot_bytes_max_option,
+    table,
+    when,
+)
 
 __all__ = ["forks"]
 
@@ -27,12 +36,6 @@ def forks() -> None:
     """Histories that lost: what some node had, and the group lacks."""
 
 
-def _given(data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
-    if not data_dirs:
-        raise click.UsageError("give the data directory of a node with --data-dir, or of several")
-    return data_dirs
-
-
 for _each in (kept_files.files, kept_files.diff, kept_files.restore):
     forks.add_command(_each)
 
@@ -42,7 +45,7 @@ for _each in (kept_files.files, kept_files.diff, kept_files.restore):
 @output_option
 def list_(data_dirs: tuple[Path, ...], output: str) -> None:
     """List the forks of these nodes. Exit code 1 if one of them cannot be read."""
-    paths = files.paths(_given(data_dirs))
+    paths = files.paths(needed(data_dirs))
     problems: list[CheckpointError] = []
     found = list(_readable(paths, problems))
     if output == "json":
@@ -89,7 +92,7 @@ def _divergent_text(fork: files.Fork) -> str:
 @output_option
 def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
     """Show the fork NAME, and the changes that it has and the group lacks."""
-    fork = files.read(files.find(name, _given(data_dirs)))
+    fork = files.read(files.find(name, needed(data_dirs)))
     if output == "json":
         show_json(
             fork.to_dict() | {"changes": [change.to_dict() for change in files.divergent(fork, keys=given_keys())]}
@@ -125,7 +128,7 @@ def _facts(fork: files.Fork) -> dict[str, object]:
 @data_dirs_option
 def export(name: str, state: bool, snapshot_bytes_max: int, data_dirs: tuple[Path, ...]) -> None:
     """Export the changes that the fork NAME has and the group lacks, as JSON, one per line."""
-    fork = files.read(files.find(name, _given(data_dirs)))
+    fork = files.read(files.find(name, needed(data_dirs)))
     lines = (
         files.export_state(fork, snapshot_bytes_max=snapshot_bytes_max, keys=given_keys())
         if state

@@ -18,7 +18,7 @@ from replicator.service.kept_files import KeptFile, find, kept_in
 from replicator.state.replaced_files import copied, draft_of, explained, unused
 from replicator.storage import disk
 
-from .context import Settings, data_dirs_option, output_option, show_json, size_text, table, when
+from .context import Settings, data_dirs_option, needed, output_option, show_json, size_text, table, when
 
 __all__ = ["diff", "files", "restore"]
 
@@ -41,7 +41,7 @@ class NotTheLeader(ReplicatorError):
 @output_option
 def files(data_dirs: tuple[Path, ...], output: str) -> None:
     """List the files that were put aside (PATH.replaced-...) for the file or database beside a node."""
-    found = kept_in(_given(data_dirs))
+    found = kept_in(needed(data_dirs))
     if output == "json":
         show_json([file.to_dict() for file in found])
     elif found:
@@ -63,7 +63,7 @@ def diff(name: str, data_dirs: tuple[Path, ...]) -> None:
 
     Lines of a text, or rows of an SQLite database: those with - are in the file now, those with + in NAME alone.
     """
-    file = find(name, _given(data_dirs))
+    file = find(name, needed(data_dirs))
     some = False
     for line in _differences(file):
         some = True
@@ -81,7 +81,7 @@ def restore(settings: Settings, name: str, data_dirs: tuple[Path, ...]) -> None:
 
     On the node that leads: it publishes the file then, as if a program had written it. Stop the program meanwhile.
     """
-    file = find(name, _given(data_dirs))
+    file = find(name, needed(data_dirs))
     _check_leads(settings, file.node)
     aside = unused(file.of)
     with explained(file.of):
@@ -90,12 +90,6 @@ def restore(settings: Settings, name: str, data_dirs: tuple[Path, ...]) -> None:
         _put(file)
         disk.sync(file.of.parent)
     click.echo(f"{plain(str(file.of))} is what {plain(file.name)} was; what was there is kept as {plain(aside.name)}")
-
-
-def _given(data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
-    if not data_dirs:
-        raise click.UsageError("give the data directory of a node with --data-dir, or of several")
-    return data_dirs
 
 
 def _check_leads(settings: Settings, node: str) -> None:
@@ -107,7 +101,7 @@ def _check_leads(settings: Settings, node: str) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     if _is_database(source):
-        with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live:
+        with closing(sqlite3.connect(_read_only(source), uri=True)) as live:
             os.close(disk.create(target))
             with closing(sqlite3.connect(target)) as copy:
                 live.backup(copy)
@@ -119,7 +113,7 @@ def _put(file: KeptFile) -> None:
     """A database is written as a transaction, since a program may have it open; any other file is renamed over."""
     if _is_database(file.path) and file.of.exists():
         with (
-            closing(sqlite3.connect(f"file:{file.path}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(_read_only(file.path), uri=True)) as source,
             closing(sqlite3.connect(file.of)) as target,
         ):
             source.backup(target)
@@ -127,6 +121,11 @@ def _put(file: KeptFile) -> None:
     draft = draft_of(file.of, "restored")
     copied(file.path, draft)
     os.replace(draft, file.of)
+
+
+def _read_only(path: Path) -> str:
+    """The URI of a database. A path may have characters in it that would end one."""
+    return f"{path.absolute().as_uri()}?mode=ro"
 
 
 def _is_database(path: Path) -> bool:
@@ -157,8 +156,8 @@ def _differences(file: KeptFile) -> Iterator[str]:
 
 
 def _rows(file: KeptFile) -> Iterator[str]:
-    with closing(sqlite3.connect(f"file:{file.of}?mode=ro", uri=True)) as db:
-        db.execute("ATTACH ? AS kept", (f"file:{file.path}?mode=ro",))
+    with closing(sqlite3.connect(_read_only(file.of), uri=True)) as db:
+        db.execute("ATTACH ? AS kept", (_read_only(file.path),))
         listed = "SELECT name, sql FROM {}.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
         now, kept = (dict(db.execute(listed.format(which))) for which in ("main", "kept"))
         for name in sorted(now.keys() | kept.keys()):

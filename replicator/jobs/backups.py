@@ -17,7 +17,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ..archive.backup import Facts, described, from_log, opened
@@ -26,6 +25,7 @@ from ..errors import ConfigError, ReplicatorError
 from ..format.ids import RecordId
 from ..log.interface import Log
 from ..storage import disk
+from ..storage.database_files import utc_now
 from ..storage.keyring import Keys
 from .errors import BackupsInUse
 
@@ -82,8 +82,7 @@ class Backups:
         """Write the snapshot of `as_of`, and read it back. `key`: 16 hex digits. Raises what `from_log` does."""
         if not _KEY.fullmatch(key):
             raise ConfigError(setting="key", problem=f"{key!r} is not 16 hex digits")
-        stamp = datetime.now(tz=UTC).strftime("%Y%m%dT%H%M%SZ")
-        path = self.path / f"{self._group}.{stamp}.{key}.backup"
+        path = self.path / f"{self._group}.{utc_now()}.{key}.backup"
         facts = from_log(path, log, as_of=as_of, state=state)
         with opened(path, snapshot_bytes_max=self._bytes_max, keys=self._keys):
             pass

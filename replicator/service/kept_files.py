@@ -8,8 +8,8 @@ listed as well, and one that somebody removed is not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..runtime.event_log import EventLogger
 from ..state.replaced_files import asides
 from ..storage import disk
+from ..storage.database_files import moment_of
 
 __all__ = ["KeptFile", "KeptFiles", "find", "kept_in"]
 
@@ -80,8 +81,9 @@ class KeptFiles:
 
     def begin(self) -> None:
         """List the file itself, so that what was put aside for it is found."""
-        known = {line.get("of") for line in _lines(self._list)}
-        if str(self._of) not in known and asides(self._of):
+        if any(line.get("of") == str(self._of) for line in _lines(self._list)):
+            return
+        with suppress(OSError):  # a directory that cannot be read is said where the file is
             for path in asides(self._of):
                 self.note(path, _NOT_KNOWN)
 
@@ -127,11 +129,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _kept_at(path: Path, of: Path) -> int | None:
-    stamp = path.name.removeprefix(f"{of.name}.replaced-")[:16]
-    try:
-        return int(datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError:
-        return None
+    return moment_of(path.name.removeprefix(f"{of.name}.replaced-"))
 
 
 def find(name: str, data_dirs: Sequence[Path]) -> KeptFile:

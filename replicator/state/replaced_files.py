@@ -7,11 +7,11 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from replicator.errors import StateError
 from replicator.storage import disk
+from replicator.storage.database_files import utc_now
 
 __all__ = [
     "Kept",
@@ -84,7 +84,7 @@ def draft_of(path: Path, what: str = "new") -> Path:
 
 def unused(path: Path) -> Path:
     """`PATH.replaced-<UTC time>`, or with -2, -3 … if there is such a file."""
-    first = aside = path.with_name(f"{path.name}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    first = aside = path.with_name(f"{path.name}.replaced-{utc_now()}")
     count = 1
     while aside.exists():
         count += 1

@@ -12,7 +12,21 @@ from replicator.storage import disk
 from replicator.storage.checkpoint_file import APPLICATION_ID, FORMAT_VERSION, SCHEMA, Saved
 from replicator.storage.untrusted_sqlite import SUFFIXES
 
-__all__ = ["NEW", "begin", "check_writable", "connect", "create", "discard", "exists", "put_aside", "unused", "utc_now"]
+__all__ = [
+    "NEW",
+    "begin",
+    "check_writable",
+    "connect",
+    "create",
+    "discard",
+    "exists",
+    "moment_of",
+    "put_aside",
+    "unused",
+    "utc_now",
+]
+
+_STAMP, _STAMP_LENGTH = "%Y%m%dT%H%M%SZ", 16
 
 #: Bytes that a WAL keeps once it was written back. It is written back every 1000 pages (4 MiB, SQLite's default), and
 #: grows beyond that only for one large save.
@@ -94,7 +108,16 @@ def unused(path: Path) -> Path:
 
 
 def utc_now() -> str:
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    """The stamp with which names of files begin, or end."""
+    return datetime.now(UTC).strftime(_STAMP)
+
+
+def moment_of(name: str) -> int | None:
+    """When that was, which a name begins with (unix ms); None: it begins with something else."""
+    try:
+        return int(datetime.strptime(name[:_STAMP_LENGTH], _STAMP).replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        return None
 
 
 def put_aside(path: Path) -> Path:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from ..format.patch import CODEC, PatchHead, placed
 from ..format.records import ACT, ChangeRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from .checkpoint_reader import CheckpointReader, DamagedCheckpoint
+from .database_files import moment_of
 from .fork_writer import UNFINISHED
 from .keyring import Keys
 from .payload import rebuilt_from
@@ -191,11 +191,7 @@ def _parted_id(stored: CheckpointReader) -> RecordId:
 
 
 def _written_at(path: Path) -> int | None:
-    # `write_fork` begins the name with it.
-    try:
-        return int(datetime.strptime(path.stem[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError:
-        return None
+    return moment_of(path.stem)  # `write_fork` begins the name with it
 
 
 def divergent(fork: Fork, *, keys: Keys | None = None) -> Iterator[Change]:

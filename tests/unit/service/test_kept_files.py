@@ -138,7 +138,8 @@ def test_a_text_is_compared_by_its_lines_and_put_back(group: Group, run: Run, tm
 def test_a_database_is_compared_by_its_rows_and_put_back_while_it_is_open(
     group: Group, run: Run, tmp_path: Path
 ) -> None:
-    now, aside = tmp_path / "db", tmp_path / "db.replaced-20260113T101500Z"
+    now = tmp_path / "a?b#c%20d"  # what would end a URI, or mean another name
+    aside = tmp_path / f"{now.name}.replaced-20260113T101500Z"
     for path, value in ((now, "now"), (aside, "before")):
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             db.execute("PRAGMA journal_mode = WAL")
@@ -156,6 +157,12 @@ def test_a_database_is_compared_by_its_rows_and_put_back_while_it_is_open(
     (back,) = [file for file in kept_in([(group.directory / "a")]) if file.name != aside.name]
     with closing(sqlite3.connect(back.path)) as db:
         assert db.execute("SELECT v FROM t WHERE k = 2").fetchone() == ("now",)
+
+
+def test_a_directory_that_is_not_there_is_said_where_the_file_is(tmp_path: Path) -> None:
+    KeptFiles(tmp_path / "data", tmp_path / "nowhere" / "f", "a").begin()
+    assert kept_in([tmp_path / "data"]) == []
+    assert Kept(tmp_path / "nowhere" / "f").count() == 0
 
 
 def test_what_is_no_text_is_said_to_differ(group: Group, run: Run, tmp_path: Path) -> None:
