@@ -5,10 +5,8 @@ back, the way back, then all of them and `finalize`. Nothing is lost, nothing di
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,55 +17,31 @@ from replicator.cli import cli
 from replicator.sandbox.redis_server import RedisServer
 from tests.acceptance.numbers import GROUP
 from tests.support.kv import PATIENCE_S, eventually
+from tests.support.orders import TakesOrders
 
 ROOT = Path(__file__).parents[2]
 
 NODES = ("a", "b", "c")
 
 
-class Process:
-    """One node, as a process that takes orders."""
+class Process(TakesOrders):
+    """One node."""
 
     def __init__(self, version: int, name: str, redis: str, data_dir: Path, *app: str) -> None:
         command = [sys.executable, "-m", "tests.acceptance.numbers", str(version), name, redis, str(data_dir), *app]
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        super().__init__(command, cwd=ROOT)
 
     def started(self) -> Process:
-        assert self._answer() == "started"
+        assert self.answer() == "started"
         return self
 
-    def refused(self) -> tuple[int, str]:
-        """The exit code, and what it said, of one that does not start."""
-        _, said = self._process.communicate(timeout=PATIENCE_S)
-        return self._process.returncode, said
-
     def tell(self, **order: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        print(json.dumps(order), file=self._process.stdin, flush=True)
-        told: dict[str, Any] = self._answer()
+        told: dict[str, Any] = self.order(order)
         return told
 
     def read(self) -> dict[str, Any]:
         read: dict[str, Any] = self.tell(read=None)["answer"]
         return read
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            assert self._process.stderr is not None
-            raise AssertionError(self._process.stderr.read()[-2000:])
-        return json.loads(line)
-
-    def stop(self) -> None:
-        with suppress(OSError):
-            self._process.communicate(timeout=2 * PATIENCE_S)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 class Site:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import subprocess
 import sys
 import tarfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import redis
 from replicator.sandbox.redis_server import RedisServer
 from tests.compat.program import GROUP
 from tests.support.kv import PATIENCE_S, eventually
+from tests.support.orders import TakesOrders
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,39 +49,18 @@ def python_with(code: Path | None) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-P"], known | {"PYTHONPATH": os.pathsep.join(ways)}
 
 
-class Process:
-    """One node, as a process that takes orders."""
+class Process(TakesOrders):
+    """One node, with the code that it was given."""
 
     def __init__(self, code: Path | None, name: str, url: str, data_dir: Path) -> None:
         python, environment = python_with(code)
-        self._process = subprocess.Popen(
-            [*python, "-m", "tests.compat.program", name, url, str(data_dir)],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self._answer() == "started"
+        super().__init__([*python, "-m", "tests.compat.program", name, url, str(data_dir)], environment=environment)
+        assert self.answer() == "started"
 
     def tell(self, **order: Any) -> Any:
-        assert self._process.stdin is not None
-        print(json.dumps(order), file=self._process.stdin, flush=True)
-        told = self._answer()
+        told = self.order(order)
         assert "answer" in told, told
         return told["answer"]
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            assert self._process.stderr is not None
-            raise AssertionError(self._process.stderr.read()[-2000:])
-        return json.loads(line)
-
-    def stop(self) -> None:
-        with suppress(OSError):
-            self._process.communicate(timeout=2 * PATIENCE_S)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 class Group:
