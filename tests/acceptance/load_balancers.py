@@ -40,6 +40,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.free_ports import free_ports
 from replicator.sandbox.redis_server import RedisServer
+from tests.support import plain_http
 
 ROOT = Path(__file__).parents[2]
 HAPROXY_CFG = ROOT / "docker" / "haproxy.cfg"
@@ -211,7 +212,7 @@ class Client:
                 raise TimeoutError(f"a write through {self.record.name} was not answered within {PATIENCE_S:g} s")
 
     def _write(self) -> None:
-        with httpx.Client(timeout=ATTEMPT_S, follow_redirects=True) as http:
+        with plain_http.Client(timeout=ATTEMPT_S, follow_redirects=True) as http:
             while not self.stopping.is_set():
                 self._insist(http, f"{self.record.name}-{next(self._counts)}")
 
@@ -250,7 +251,7 @@ class Client:
 
     def _read(self) -> None:
         """Plain reads of what was acknowledged a while ago."""
-        with httpx.Client(timeout=ATTEMPT_S) as http:
+        with plain_http.Client(timeout=ATTEMPT_S) as http:
             for number in itertools.count():
                 if self.stopping.wait(POLL_S):
                     return
@@ -375,7 +376,7 @@ class Story:
         found: dict[str, list[int]] = {}
         url, after = f"http://127.0.0.1:{self.ports[self._settled()]}/v1/nodes", ""
         while True:
-            answer = httpx.get(f"{url}?limit=1000{after}", headers={"Replicator-Fresh": "1"}, timeout=PATIENCE_S)
+            answer = plain_http.get(f"{url}?limit=1000{after}", headers={"Replicator-Fresh": "1"}, timeout=PATIENCE_S)
             page = answer.raise_for_status().json()
             for id_, node in page["nodes"].items() if isinstance(page["nodes"], dict) else ():
                 found.setdefault(node["hostname"], []).append(int(id_))
@@ -413,8 +414,8 @@ class Story:
             leaders.clear()
             for name, port in self.ports.items():
                 try:
-                    probed = httpx.get(f"http://127.0.0.1:{port}/primary", timeout=ATTEMPT_S)
-                    ready = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=ATTEMPT_S)
+                    probed = plain_http.get(f"http://127.0.0.1:{port}/primary", timeout=ATTEMPT_S)
+                    ready = plain_http.get(f"http://127.0.0.1:{port}/ready", timeout=ATTEMPT_S)
                 except httpx.HTTPError:
                     return False
                 if ready.status_code != 200:

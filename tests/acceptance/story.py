@@ -35,6 +35,7 @@ from replicator.protocol.fold import View
 from replicator.protocol.group import Code
 from replicator.protocol.node_state import NodeState
 from replicator.sandbox.stack import DevStack
+from tests.support import plain_http
 
 #: A step that takes longer hangs. Generous: the machine may be busy, and 108,000 nodes are 80 MB of JSON three times.
 #: Of a request whose body is JSON.
@@ -59,7 +60,7 @@ class Story:
     stack: DevStack
     nodes: int
     say: Callable[[str], None]
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=STEP_TIMEOUT_S))
+    http: httpx.Client = field(default_factory=lambda: plain_http.Client(timeout=STEP_TIMEOUT_S))
     peak_mib: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:

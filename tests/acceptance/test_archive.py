@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 
 from replicator.archive.catalog import Catalog
@@ -25,6 +24,7 @@ from replicator.archive.status import read_status
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.free_ports import free_ports
 from replicator.sandbox.redis_server import RedisServer
+from tests.support import plain_http
 from tests.support.kv import PATIENCE_S, eventually
 
 NAMES = ("a", "b", "c")
@@ -71,11 +71,11 @@ class Group:
 
     def register(self, hostname: str) -> None:
         body = {"hostname": hostname, "owner": "o"}
-        answer = httpx.post(f"http://127.0.0.1:{self.ports['a']}/v1/nodes", json=body, timeout=PATIENCE_S)
+        answer = plain_http.post(f"http://127.0.0.1:{self.ports['a']}/v1/nodes", json=body, timeout=PATIENCE_S)
         assert answer.status_code < 300, answer.text
 
     def hostnames(self, name: str) -> list[str]:
-        answer = httpx.get(f"http://127.0.0.1:{self.ports[name]}/v1/state", timeout=PATIENCE_S).json()
+        answer = plain_http.get(f"http://127.0.0.1:{self.ports[name]}/v1/state", timeout=PATIENCE_S).json()
         return [node["hostname"] for node in answer["nodes"].values()]
 
     def segments(self) -> int:

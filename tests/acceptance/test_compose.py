@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from replicator.metrics import files
+from tests.support import plain_http
 from tests.support.compose import COMPOSE, containers_of, health_check, read_compose, read_env_file
 from tests.support.containers import Machine, Mount, Running, can_contain
 from tests.support.kv import eventually
@@ -90,7 +91,7 @@ class Stack:
         """None: no answer."""
         url = f"http://{self.machine.address(self.containers[service].host)}:8000{path}"
         try:
-            return httpx.request(method, url, timeout=10.0, **more)
+            return plain_http.request(method, url, timeout=10.0, **more)
         except httpx.TransportError:
             return None
 

@@ -27,6 +27,7 @@ from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import RedisServer
 from replicator.sandbox.supervisord import Control
 from tests.conftest import RedisFactory
+from tests.support import plain_http
 from tests.support.kv import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +143,7 @@ def test_the_service_runs_under_supervisord_and_survives_its_primary(deployed: D
     deployed.write_file()
     deployed.start()
     before: Any = eventually(deployed.serves, patience_s=PATIENCE_S)
-    with httpx.Client(follow_redirects=True, timeout=PATIENCE_S) as client:
+    with plain_http.Client(follow_redirects=True, timeout=PATIENCE_S) as client:
         standby = next(name for name in "abc" if name != before.holder)
 
         def write(votes: int, key: str) -> httpx.Response | None:

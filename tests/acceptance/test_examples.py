@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support import plain_http
 from tests.support.kv import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ class Example:
 
     def _leads(self, name: str) -> bool:
         try:
-            return bool(httpx.get(f"{self.urls[name]}/health", timeout=PATIENCE_S).json()["leads"])
+            return bool(plain_http.get(f"{self.urls[name]}/health", timeout=PATIENCE_S).json()["leads"])
         except httpx.TransportError:
             return False
 
@@ -103,7 +104,7 @@ def example(name: str, directory: Path) -> Iterator[Example]:
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
     """As a browser: it follows redirects and keeps cookies."""
-    with httpx.Client(follow_redirects=True, timeout=PATIENCE_S) as client:
+    with plain_http.Client(follow_redirects=True, timeout=PATIENCE_S) as client:
         yield client
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import plain_http
 from tests.support.containers import Machine, Mount, can_contain
 from tests.support.kv import eventually
 from tests.support.manifests import Pod, pods_of, read_manifests
@@ -48,7 +49,7 @@ class Cluster:
         """None: no answer."""
         url = f"http://{self.machine.address(name)}:{port}{path}"
         try:
-            return httpx.request(method, url, timeout=10.0, json=more or None, headers={"Host": "registry"})
+            return plain_http.request(method, url, timeout=10.0, json=more or None, headers={"Host": "registry"})
         except httpx.TransportError:
             return None
 

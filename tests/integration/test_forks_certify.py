@@ -15,7 +15,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -27,6 +26,7 @@ from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import find_server
 from replicator.web.server import WebServer
+from tests.support import plain_http
 from tests.support.kv import PATIENCE_S, eventually, in_step
 from tests.support.worlds import RedisWorld
 
@@ -138,7 +138,7 @@ def test_what_a_failover_left_behind_comes_back_by_hand(
             subprocess.run(["/bin/sh", "-c", script], input=exported.stdout, text=True, check=True, timeout=60)
         else:
             for line in exported.stdout.splitlines():
-                httpx.post(f"{server.url}/v1/changes", json=json.loads(line)["change"]).raise_for_status()
+                plain_http.post(f"{server.url}/v1/changes", json=json.loads(line)["change"]).raise_for_status()
     # then all nodes have it
     in_step(a, b)
     assert hostnames(a) == hostnames(b) == ["both", "after", "lost1", "lost2"]

@@ -25,6 +25,7 @@ from replicator.jobs.schedule import Schedule
 from replicator.log.redis_log import client_for
 from replicator.sandbox.free_ports import free_ports
 from replicator.sandbox.redis_server import RedisServer
+from tests.support import plain_http
 from tests.support.jobs import WAIT_S, JobsWorld, start_worker
 from tests.support.kv import PATIENCE_S, eventually, in_step, push
 
@@ -382,7 +383,7 @@ def page(module_world: JobsWorld) -> Iterator[httpx.Client]:
     with (module_world.directory / "dashboard.log").open("w") as log:
         process = subprocess.Popen([*command, "-c", "replicator.workers.dashboard"], env=env, stdout=log, stderr=log)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with plain_http.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             eventually(lambda: _answers(client))
             yield client
     finally:

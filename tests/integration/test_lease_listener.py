@@ -23,6 +23,7 @@ from replicator.protocol.group import LeaseText
 from replicator.sandbox.free_ports import free_ports
 from replicator.sandbox.redis_server import RedisServer
 from replicator.sandbox.supervisord import Control, NoAnswer
+from tests.support import plain_http
 from tests.support.kv import PATIENCE_S, eventually
 
 #: Nobody waits for that.
@@ -104,7 +105,7 @@ class Stack:
 
     def leads(self, name: str) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{self.ports[name]}/primary", timeout=PATIENCE_S).status_code == 200
+            return plain_http.get(f"http://127.0.0.1:{self.ports[name]}/primary", timeout=PATIENCE_S).status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -17,6 +17,7 @@ from replicator.sandbox.redis_server import RedisServer
 from replicator.web.envelope import health_app
 from replicator.web.probes import PROBES
 from replicator.web.server import WebServer
+from tests.support import plain_http
 from tests.support.kv import KV, PATIENCE_S, eventually, in_step, put
 
 #: While it does not answer a node must not wait for it, for a third of its lease: long, so that it would be seen.
@@ -31,7 +32,7 @@ class Served:
         self._url = url
 
     def ask(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self._url}{path}", timeout=PATIENCE_S)
+        return plain_http.get(f"{self._url}{path}", timeout=PATIENCE_S)
 
     def status(self, path: str) -> int:
         return self.ask(path).status_code

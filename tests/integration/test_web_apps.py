@@ -19,6 +19,7 @@ from replicator import ops
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import RedisServer
+from tests.support import plain_http
 from tests.support.kv import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +69,7 @@ class Process:
         """What it says of itself; None: nothing yet."""
         assert self.process.poll() is None, self.said
         try:
-            return httpx.get(f"{self.url}/health", timeout=PATIENCE_S).json()
+            return plain_http.get(f"{self.url}/health", timeout=PATIENCE_S).json()
         except httpx.TransportError:
             return None
 
@@ -156,7 +157,7 @@ def service(any_redis: RedisServer, tmp_path: Path) -> Iterator[Service]:
 
 def browser() -> httpx.Client:
     """It has cookies, and follows redirects."""
-    return httpx.Client(follow_redirects=True, timeout=PATIENCE_S)
+    return plain_http.Client(follow_redirects=True, timeout=PATIENCE_S)
 
 
 def gunicorn_asgi(app: str, port: int, *more: str) -> list[str]:
@@ -239,7 +240,7 @@ def test_a_worker_of_a_master_that_loaded_the_application_says_what_to_do(servic
     answer = eventually(lambda: _got(f"{process.url}/ready"))
     assert (answer.status_code, answer.json()["error"]) == (500, "wrong_process")
     assert "gunicorn: without --preload" in answer.json()["detail"]
-    read = httpx.get(f"{process.url}/k/x", timeout=PATIENCE_S)
+    read = plain_http.get(f"{process.url}/k/x", timeout=PATIENCE_S)
     assert (read.status_code, read.json()["error"]) == (500, "wrong_process")
 
 
@@ -323,6 +324,6 @@ def it_serves_flags(redis: RedisServer, directory: Path, port: int, command: lis
 
 def _got(url: str) -> httpx.Response | None:
     try:
-        return httpx.get(url, timeout=PATIENCE_S)
+        return plain_http.get(url, timeout=PATIENCE_S)
     except httpx.TransportError:
         return None

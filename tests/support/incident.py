@@ -19,8 +19,8 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,11 @@ class Incident:
 
             eventually(is_settled, "all are in step", patience_s=STARTS_S)
 
+    def leads(self, name: str) -> None:
+        """Wait until that node takes writes."""
+        with self.log() as log:
+            eventually(lambda: name in _writers(ops.status(log)), f"{name} leads", patience_s=STARTS_S)
+
     def register(self, name: str, hostname: str) -> None:
         """A write, over HTTP."""
         body = json.dumps({"owner": "test", "hostname": hostname}).encode()
@@ -226,6 +231,14 @@ class Incident:
         for name in names:
             self.proxies[name].accept()
         self._dead -= set(names)
+
+    @contextmanager
+    def without(self, *names: str) -> Iterator[None]:
+        """Meanwhile these nodes are cut off: what happens is not decided by which node is the first."""
+        for name in names:
+            self.cut_off(name)
+        yield
+        self.reconnect(*names)
 
     def kill_redis(self) -> None:
         """`kill -9` of Redis: nobody listens there any more."""
@@ -341,6 +354,10 @@ class Loop:
         self._loop.call_soon_threadsafe(self._ends.set)
         self._thread.join()
         self._loop.close()
+
+
+def _writers(status: ops.Status) -> set[str]:
+    return {node.node for node in status.nodes if node.leads}
 
 
 class _Listener(logging.Handler):

@@ -40,6 +40,7 @@ from replicator.registry.state import Registry
 from replicator.runtime import gil
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.server import WebServer
+from tests.support import plain_http
 from tests.support.registry_api import (
     KEY,
     UNAVAILABLE,
@@ -462,7 +463,7 @@ def test_a_node_that_cannot_do_its_work_is_not_ready_and_says_why(client: TestCl
 def test_large_bodies_get_their_answers_over_a_real_connection(node: NodeInMemory) -> None:
     # given
     document = orjson.dumps(generate(3000, seed=1))
-    with WebServer(registry_app(node)) as server, httpx.Client(base_url=server.url) as client:
+    with WebServer(registry_app(node)) as server, plain_http.Client(base_url=server.url) as client:
         # then
         answer = client.put("/v1/state", content=document)
         assert answer.json()["applied"] is True
@@ -480,7 +481,7 @@ def test_a_request_that_waits_does_not_hold_up_the_end_of_the_server(node: NodeI
 
     def patient() -> None:
         with contextlib.suppress(httpx.HTTPError):
-            httpx.get(f"{server.url}/v1/nodes", headers={"Replicator-Wait": "9-9999"}, timeout=60)
+            plain_http.get(f"{server.url}/v1/nodes", headers={"Replicator-Wait": "9-9999"}, timeout=60)
 
     reader = threading.Thread(target=patient, daemon=True)
     reader.start()

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from replicator.web import connections, server
 from replicator.web.certificate import Certificate
 from replicator.web.server import WebServer
+from tests.support import plain_http
 from tests.support.certificates import Authority
 from tests.support.kv import PATIENCE_S, eventually
 
@@ -126,7 +127,7 @@ def hello(web: WebServer, **more: Any) -> str:
 
     def asked() -> str:
         try:
-            return httpx.get(f"{web.url}/hello", timeout=PATIENCE_S, **more).text
+            return plain_http.get(f"{web.url}/hello", timeout=PATIENCE_S, **more).text
         except httpx.HTTPError:
             return ""
 
@@ -179,7 +180,7 @@ def test_a_request_that_is_under_way_makes_room_for_nobody(site: Site, monkeypat
         asked = connected(web, b"GET /waits HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert site.begun.wait(PATIENCE_S)
         with pytest.raises(httpx.HTTPError):
-            httpx.get(f"{web.url}/hello")
+            plain_http.get(f"{web.url}/hello")
         site.go_on.set()
         assert rest_of(asked).endswith(b"waited")
         assert hello(web) == "hello"

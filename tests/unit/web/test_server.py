@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from replicator.errors import ConfigError
 from replicator.web.server import STOP_MARGIN_S, STOP_WITHIN_S, WebServer
+from tests.support import plain_http
 
 
 def application(arrived: threading.Event | None = None) -> Starlette:
@@ -45,7 +46,7 @@ def test_port_zero_becomes_a_real_one_that_answers_at_once() -> None:
     try:
         assert server.port > 0
         assert server.url == f"http://127.0.0.1:{server.port}"
-        assert httpx.get(server.url).text == "hello"
+        assert plain_http.get(server.url).text == "hello"
     finally:
         server.stop()
 
@@ -54,7 +55,7 @@ def test_stop_closes_the_port_soon_and_twice_is_fine() -> None:
     # given
     server = WebServer(application())
     server.start()
-    with httpx.Client() as client:
+    with plain_http.Client() as client:
         client.get(server.url)  # a connection that is kept alive must not hold the stop up
         # when
         began = time.monotonic()
@@ -63,7 +64,7 @@ def test_stop_closes_the_port_soon_and_twice_is_fine() -> None:
     # then
     assert time.monotonic() - began < STOP_WITHIN_S
     with pytest.raises(httpx.ConnectError):
-        httpx.get(server.url)
+        plain_http.get(server.url)
     assert not any(thread.name == f"http-{server.port}" for thread in threading.enumerate())
 
 
@@ -73,7 +74,7 @@ def test_no_segment_of_an_answer_waits_for_the_acknowledgement_of_the_one_before
         socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError:
         pytest.skip("no IPv6 here")
-    with WebServer(application(), host=host) as server, httpx.Client() as client:
+    with WebServer(application(), host=host) as server, plain_http.Client() as client:
         # given a connection that was answered, and is kept alive
         client.get(server.url)
         assert server._server is not None
@@ -107,12 +108,12 @@ def test_a_port_can_be_taken_again_right_after_a_stop() -> None:
     # given
     first = WebServer(application())
     first.start()
-    httpx.get(first.url)
+    plain_http.get(first.url)
     first.stop()
     # when
     with WebServer(application(), port=first.port) as second:
         # then
-        assert httpx.get(second.url).text == "hello"
+        assert plain_http.get(second.url).text == "hello"
 
 
 def test_a_request_that_runs_gets_its_answer_when_the_server_stops() -> None:
@@ -121,7 +122,7 @@ def test_a_request_that_runs_gets_its_answer_when_the_server_stops() -> None:
     arrived = threading.Event()
     server = WebServer(application(arrived))
     server.start()
-    caller = threading.Thread(target=lambda: answers.append(httpx.get(f"{server.url}/slow?s=0.6").text))
+    caller = threading.Thread(target=lambda: answers.append(plain_http.get(f"{server.url}/slow?s=0.6").text))
     caller.start()
     assert arrived.wait(20)
     # when
@@ -150,7 +151,7 @@ def test_a_request_that_never_ends_does_not_hold_the_stop_up() -> None:
 
 def _swallow(url: str) -> None:
     with contextlib.suppress(httpx.HTTPError):
-        httpx.get(url, timeout=30)
+        plain_http.get(url, timeout=30)
 
 
 def test_signals_and_logging_stay_with_the_process() -> None:
@@ -159,7 +160,7 @@ def test_signals_and_logging_stay_with_the_process() -> None:
     outputs = list(logging.getLogger().handlers)
     # when
     with WebServer(application()) as server:
-        httpx.get(server.url)
+        plain_http.get(server.url)
         running = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     # then
     assert running == handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
@@ -179,4 +180,4 @@ def test_an_ipv6_address_is_written_with_brackets() -> None:
         pytest.skip("no IPv6 here")
     with WebServer(application(), host="::1") as server:
         assert server.url.startswith("http://[::1]:")
-        assert httpx.get(server.url).text == "hello"
+        assert plain_http.get(server.url).text == "hello"
