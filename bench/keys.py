@@ -6,7 +6,7 @@ import gc
 import time
 import tracemalloc
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -33,6 +33,8 @@ MB = 1e6
 class Sizes:
     rounds: int
     seconds: float
+    #: How often a full table is taken, and written down.
+    times: int = 9
 
 
 FULL = Sizes(rounds=15, seconds=0.7)
@@ -62,7 +64,7 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
             REPEAT: lambda: paced(lambda: node.submit(change, key="repeated"), sizes.seconds),
         }
         paces = in_rounds(cases, sizes.rounds)
-    return _report(paces)
+    return _report(paces, {name: _table(result, sizes.times) for name, result in RESULTS.items()})
 
 
 def _fill(node: Node) -> None:
@@ -80,7 +82,7 @@ def filled(result: Any) -> Ledger:
     return ledger
 
 
-def _report(paces: dict[str, list[Pace]]) -> Report:
+def _report(paces: dict[str, list[Pace]], full: dict[str, dict[str, float]]) -> Report:
     figures: dict[str, float] = {}
     rows: list[list[str]] = []
     for name, rounds in paces.items():
@@ -91,8 +93,7 @@ def _report(paces: dict[str, list[Pace]]) -> Report:
         rows.append([name, f"{rate:,.0f}", ratio, *(f"{other:,.0f}" for other in others)])
     tables = [Table(head=["one at a time", "a second", f"x {WITHOUT}", "p50 us", "p99 us", "CPU us"], rows=rows)]
     held: list[list[str]] = []
-    for name, result in RESULTS.items():
-        told = _table(result)
+    for name, told in full.items():
         figures |= {f"{name}, {what}": figure for what, figure in told.items()}
         held.append([name, *(f"{figure:,.2f}" for figure in told.values())])
     tables.append(Table(head=["a full table", "keys", "MB", "MB in a snapshot", "taken ms", "written ms"], rows=held))
@@ -100,25 +101,25 @@ def _report(paces: dict[str, list[Pace]]) -> Report:
     return Report(title="Keys", prose=PROSE, tables=tables, notes=[note], figures=figures)
 
 
-def _table(result: Any) -> dict[str, float]:
+def _table(result: Any, times: int) -> dict[str, float]:
     gc.collect()
     tracemalloc.start()
     ledger = filled(result)
     gc.collect()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    taken = _took_ms(ledger.image)
-    written = _took_ms(ledger.image().to_bytes)
+    taken = _took_ms(ledger.image, times)
+    written = _took_ms(ledger.image().to_bytes, times)
     return {
         "keys": len(ledger), "MB": held / MB, "MB in a snapshot": ledger.size / MB, "taken ms": taken,
         "written ms": written,
     }  # fmt: skip
 
 
-def _took_ms(work: Callable[[], object], times: Sequence[int] = range(9)) -> float:
+def _took_ms(work: Callable[[], object], times: int) -> float:
     def once() -> float:
         began = time.perf_counter()
         work()
         return (time.perf_counter() - began) * 1e3
 
-    return median(once() for _ in times)
+    return median(once() for _ in range(times))

@@ -96,7 +96,7 @@ class Program:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(15)
+                self._process.wait(PATIENCE_S)
             self.kill()
 
 

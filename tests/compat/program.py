@@ -39,7 +39,7 @@ class Counters:
 def answer(node: Node[Any], order: dict[str, Any]) -> Any:
     if "add" in order:
         more = {"key": order["key"]} if "key" in order else {}
-        return node.submit(order["add"], timeout_s=20.0, **more)
+        return node.submit(order["add"], timeout_s=60.0, **more)
     with node.reading() as state:
         numbers = dict(state.numbers)
     return {"numbers": numbers, "position": str(node.position.id), "role": node.role}

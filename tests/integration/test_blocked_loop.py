@@ -26,7 +26,7 @@ from tests.support.kv import KV, push
 async def main():
     async with Node(KV(), group="g", name="a", redis=sys.argv[1], data_dir=sys.argv[2], lease_s=1.5) as node:
         print("started", flush=True)
-        await node.await_role("primary", timeout_s=20)
+        await node.await_role("primary", timeout_s=60)
         await node.asubmit(push("x"))
         print("leads", flush=True)
         await asyncio.get_running_loop().create_task(report(), name="a task that knows no better")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,13 +66,22 @@ def test_the_reference_has_everything_that_is_exported() -> None:
 
 
 def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    # given the configuration of the site, and two pages
     source = tmp_path / "source"
-    for name in ("docs", "replicator", "examples"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (*ROOT.glob("*.md"), ROOT / "mkdocs.yml"):
-        shutil.copy(path, source)
-    with (source / "docs/reads.md").open("a") as page:
-        page.write("\n[a](nowhere.md) [b](design.md#no-such-heading) [c](../NOTHING.md) [d](../examples/none.py)\n")
+    (source / "docs").mkdir(parents=True)
+    settings = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[0]
+    (source / "mkdocs.yml").write_text(
+        settings.replace("hooks: [docs/site_hooks.py]\n", "") + "\nnav: [index.md, b.md]\n"
+    )
+    (source / "docs/b.md").write_text("# b\n\n## A heading\n")
+    index = "# a\n\n[a](b.md) [b](b.md#a-heading)\n"
+    (source / "docs/index.md").write_text(index)
+    # when all links lead somewhere, it is built
+    done = build(source, tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    # and when some lead nowhere, they are named
+    wrong = "[c](nowhere.md) [d](b.md#no-such-heading) [e](../NOTHING.md) [f](../examples/none.py)"
+    (source / "docs/index.md").write_text(f"{index}{wrong}\n")
     done = build(source, tmp_path / "site")
     assert done.returncode != 0
     for problem in ("nowhere.md", "no-such-heading", "NOTHING.md", "none.py"):

@@ -104,7 +104,7 @@ def test_a_signal_in_the_middle_of_a_fault_ends_it_without_a_trace(temporary: Pa
     assert left_in(directory) != []
 
     drill.send_signal(number)
-    output, errors = drill.communicate(timeout=30)
+    output, errors = drill.communicate(timeout=120)
 
     assert drill.returncode == 1
     assert output == ""

@@ -20,7 +20,7 @@ from tests.conftest import RedisFactory
 from tests.support.kv import KV, eventually
 
 #: Many times as many as there may be lines: if one of them spoke for itself, the others would, too.
-GROUPS = 250
+GROUPS = 100
 
 #: A round over all of them takes its time, on a machine that does other things as well.
 LEASE_S = 60.0

@@ -19,6 +19,7 @@ from replicator.log.redis_log import RedisLog, client_for
 from replicator.protocol.group import Code, LeaseText, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.testing import MemoryLog, MemoryRedis
+from tests.support.kv import PATIENCE_S
 from tests.support.worlds import (
     CLOCK_ID,
     LOG_ID,
@@ -135,30 +136,34 @@ def test_a_read_gives_records_in_order_behind_an_id(log: Log) -> None:
     assert isinstance(log.find(RecordId(1, 3)), ChangeRecord)
 
 
+#: Longer than anybody waits for a read that nothing wakes.
+LONG_MS = round(2 * PATIENCE_S * 1000)
+
+
 def test_a_blocking_read_ends_with_the_next_record(world: World, log: Log) -> None:
     author = lead(log)
     with ThreadPoolExecutor(1) as thread:
-        read = thread.submit(world.log().read, RecordId(1, 1), block_ms=2_000)
+        read = thread.submit(world.log().read, RecordId(1, 1), block_ms=LONG_MS)
         time.sleep(0.05)
         author.append()
-        assert [str(record.id) for record in read.result(1).records] == ["1-2"]
+        assert [str(record.id) for record in read.result(PATIENCE_S).records] == ["1-2"]
 
 
 def test_a_blocking_read_ends_by_itself(log: Log) -> None:
     lead(log)
     started = time.monotonic()
     assert found_nothing(log.read(RecordId(1, 1), block_ms=60))
-    assert 0.04 <= time.monotonic() - started < 1
+    assert 0.04 <= time.monotonic() - started < PATIENCE_S
 
 
 def test_closing_ends_a_blocked_read(log: Log) -> None:
     lead(log)
     with ThreadPoolExecutor(1) as thread:
-        read = thread.submit(log.read, RecordId(1, 1), block_ms=2_500)
+        read = thread.submit(log.read, RecordId(1, 1), block_ms=LONG_MS)
         time.sleep(0.1)
         log.close()
         with pytest.raises(LogUnavailable):
-            read.result(1)
+            read.result(PATIENCE_S)
 
 
 def test_a_closed_log_stays_closed(log: Log) -> None:
@@ -188,10 +193,10 @@ def test_an_ask_wakes_a_blocked_read(world: World, log: Log) -> None:
     lead(log)
     since = log.newest_request()
     with ThreadPoolExecutor(1) as thread:
-        read = thread.submit(world.log().read, RecordId(1, 1), requests_after=since, block_ms=2_000)
+        read = thread.submit(world.log().read, RecordId(1, 1), requests_after=since, block_ms=LONG_MS)
         time.sleep(0.05)
         log.request("digest", by="ann")
-        assert [request.what for request in read.result(1).requests] == ["digest"]
+        assert [request.what for request in read.result(PATIENCE_S).requests] == ["digest"]
 
 
 def test_acks_are_read_from_where_one_was(log: Log) -> None:
@@ -213,10 +218,10 @@ def test_acks_are_read_from_where_one_was(log: Log) -> None:
 def test_an_ack_wakes_a_blocked_read(world: World, log: Log) -> None:
     lead(log)
     with ThreadPoolExecutor(1) as thread:
-        read = thread.submit(world.log().read, None, acks_after="0-0", block_ms=2_000)
+        read = thread.submit(world.log().read, None, acks_after="0-0", block_ms=LONG_MS)
         time.sleep(0.05)
         log.ack(Ack("b", RecordId(1, 1)))
-        assert [ack.node for ack in read.result(1).acks] == ["b"]
+        assert [ack.node for ack in read.result(PATIENCE_S).acks] == ["b"]
 
 
 def test_acks_are_not_kept_for_ever(world: World, log: Log) -> None:

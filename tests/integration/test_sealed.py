@@ -153,7 +153,7 @@ def test_nothing_of_the_payload_is_in_what_jobs_leave(played: Played, tmp_path: 
 
 
 def test_the_digests_that_nodes_compare_are_no_digests_of_the_state(played: Played) -> None:
-    report = ops.verify(played.scene.log(), by="test", timeout_s=20)
+    report = ops.verify(played.scene.log(), by="test", timeout_s=60)
     assert len(report.digests) == 2
     assert not report.differ
     state = certify(
@@ -469,7 +469,7 @@ def test_a_key_is_replaced_under_load_and_the_old_one_opens_nothing_that_is_left
         write_entries(keys, changed([old, new], new.name))
         eventually(lambda: a._setup.log.sealing.sealer.key.name == new.name)  # type: ignore[union-attr]
         more()
-        assert not ops.verify(scene.log(), by="test", timeout_s=20).differ
+        assert not ops.verify(scene.log(), by="test", timeout_s=60).differ
         scene.snapshot()
         scene.snapshot()  # the log is cut at the first one
         more()

@@ -17,7 +17,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.conftest import RedisFactory
-from tests.support.kv import KV, eventually, in_step, in_thread, put
+from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, put
 from tests.support.servers import servers_at_hand
 from tests.support.topology import SERVICE, Sentinel, SentinelTopology
 from tests.support.worlds import GROUP, ids, lead, looked, warm
@@ -69,14 +69,14 @@ def test_a_master_that_was_paused_is_left_with_the_next_look_after_it_was_replac
     old.pause()
     new = topology.wait_for_failover()
     old.resume()
-    reading = in_thread(lambda: log.read(author.position.id, block_ms=1000))
+    reading = in_thread(lambda: log.read(author.position.id, block_ms=round(PATIENCE_S * 1000)))
     time.sleep(0.05)
     started = time.monotonic()
     log.look()
     assert {link.address for link in (log._write, log._other)} <= {None, ("127.0.0.1", new.port)}
     with pytest.raises(LogUnavailable):
         reading()
-    assert time.monotonic() - started < 0.5, "a read that waits there does not wait on"
+    assert time.monotonic() - started < PATIENCE_S / 2, "a read that waits there does not wait on"
     assert author.append("in the old run").code is Code.NEW_RUN
     assert lead(log, "b").term == ERA + 1
 
@@ -100,11 +100,15 @@ def test_one_sentinel_is_enough_and_one_that_hangs_costs_a_second(topology: Sent
     log = RedisLog(topology.url, GROUP)
     started = time.monotonic()
     author = warm(log)
-    assert time.monotonic() - started < 2
-    started = time.monotonic()
-    assert author.append().code is Code.OK
-    log.look()
-    assert time.monotonic() - started < 0.5, "the one that answered is asked first"
+    assert time.monotonic() - started < PATIENCE_S / 2, "it is not waited for without an end"
+
+    def asked_s() -> float:
+        began = time.monotonic()
+        assert author.append().code is Code.OK
+        log.look()
+        return time.monotonic() - began
+
+    eventually(lambda: asked_s() < 0.5, "the one that answered is asked first")
     log.close()
 
 

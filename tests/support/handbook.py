@@ -134,7 +134,7 @@ class Section:
             return told[-1] == named
 
         try:
-            eventually(are_named, patience_s=PATIENCE_S / 3)
+            eventually(are_named, patience_s=PATIENCE_S)
         except AssertionError:
             fire = told[-1]
             raise AssertionError(f"not firing: {named - fire}; firing and not named: {fire - named}") from None
@@ -145,7 +145,7 @@ class Section:
         text = text_of(self.title)
         named = set(re.findall(r"`([a-z]+\.[a-z_]+)`", text)) & set(in_the_document())
         try:
-            eventually(lambda: named <= events(), patience_s=PATIENCE_S / 3)
+            eventually(lambda: named <= events(), patience_s=PATIENCE_S)
         except AssertionError:
             raise AssertionError(f"the logs have no {named - events()}, but {events()}") from None
         if _rewrites():
@@ -184,7 +184,7 @@ class Section:
             return told[-1] == shown
 
         try:
-            eventually(is_shown, patience_s=PATIENCE_S / 3)
+            eventually(is_shown, patience_s=PATIENCE_S)
         except AssertionError:
             raise AssertionError(_differs(command, told[-1], shown)) from None
         return told[-1]

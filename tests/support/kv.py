@@ -28,7 +28,7 @@ from replicator.protocol.group import Reply
 from replicator.testing import MemoryLog, MemoryRedis
 
 #: Long enough for a busy machine; what is waited for takes milliseconds.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 #: What is waited for is late by a tenth of that at most, and asking is not what makes the machine busy.
 POLL_S_MIN, POLL_S_MAX = 0.005, 0.1
@@ -37,7 +37,7 @@ POLL_S_MIN, POLL_S_MAX = 0.005, 0.1
 LEASE_S = 3.0
 
 #: Three beats a second. Shorter, and a busy machine costs it too often.
-SHORT_LEASE_S = 1.0
+SHORT_LEASE_S = 1.5
 
 
 class KV:

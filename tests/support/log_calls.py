@@ -18,6 +18,8 @@ from replicator.protocol.group import Reply
 from replicator.protocol.heartbeat import Heartbeat
 from tests.support.worlds import LEASE_MS, Author, RedisWorld, promote
 
+from .kv import PATIENCE_S
+
 
 def calls(world: RedisWorld, command: str = "evalsha") -> int:
     """How often the server was sent this command."""
@@ -39,7 +41,7 @@ def in_thread(call: Callable[[], Any]) -> Future[Any]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.002)

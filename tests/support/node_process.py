@@ -25,7 +25,7 @@ class NodeProcess:
         )
         watchers = ("SUPERVISOR_ENABLED", "INVOCATION_ID")
         known = {name: value for name, value in os.environ.items() if name not in watchers}
-        env = {**known, "REPLICATOR_REDIS": url, "REPLICATOR_GROUP": "g", "REPLICATOR_LEASE_S": "1.0", **environment}
+        env = {**known, "REPLICATOR_REDIS": url, "REPLICATOR_GROUP": "g", "REPLICATOR_LEASE_S": "3.0", **environment}
         self.process = subprocess.Popen(
             [*command, "--name", "a", "--data-dir", str(directory), *args],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

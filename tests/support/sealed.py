@@ -69,7 +69,7 @@ class Scene:
 
     def snapshot(self) -> None:
         log = self.log()
-        ops.snapshot(log, by="test", timeout_s=20)
+        ops.snapshot(log, by="test", timeout_s=60)
         log.close()
 
     def log(self) -> RedisLog:

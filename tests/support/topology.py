@@ -149,7 +149,7 @@ class SentinelTopology(Topology):
         """Start all, and wait until the sentinels know each other and every replica follows."""
         for server in (*self.servers, *self.sentinels):
             server.start()
-        wait_until(self._complete, 15)
+        wait_until(self._complete, 60)
 
     def stop(self) -> None:
         # Sentinels first: they would choose another master at once.
@@ -157,7 +157,7 @@ class SentinelTopology(Topology):
             sentinel.kill()
         super().stop()
 
-    def wait_for_failover(self, timeout_s: float = 15.0) -> RedisServer:
+    def wait_for_failover(self, timeout_s: float = 60.0) -> RedisServer:
         """Wait until all sentinels that run name another master than before, and it is one; then give it.
 
         Before: at the start, or at the last failover that was waited for.

@@ -193,7 +193,7 @@ def test_metrics(setting: Setting) -> None:
 
 
 def test_keys(setting: Setting) -> None:
-    figures = _figures("keys", keys.measure(setting, keys.Sizes(rounds=2, seconds=0.05)))
+    figures = _figures("keys", keys.measure(setting, keys.Sizes(rounds=1, seconds=0.05, times=1)))
     for case in (keys.WITHOUT, keys.WITH, keys.REPEAT):
         assert figures[f"{case} per second"] > 0
     assert figures["results of a few bytes, keys"] == figures["results of 140 bytes, keys"] == KEYS_MAX
@@ -519,7 +519,7 @@ def test_many_groups_in_one_process(setting: Setting) -> None:
 
 
 def test_published_to_applied(setting: Setting) -> None:
-    report = snapshot.measure(setting, snapshot.Sizes(rounds=2, nodes=300))
+    report = snapshot.measure(setting, snapshot.Sizes(rounds=1, nodes=300))
     figures = report.figures
     assert figures["parts"] == 1
     assert 0 < figures["wire bytes"] < figures["document bytes"]

@@ -19,6 +19,7 @@ from replicator.protocol.group import Code, Reply
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
+from tests.support.kv import PATIENCE_S
 from tests.support.log_calls import CALLS, WRITES, calls, in_thread, wait_until
 from tests.support.worlds import GROUP, Author, RedisWorld, ids, lead, promote
 
@@ -36,7 +37,7 @@ def test_a_request_whose_reply_is_lost_is_sent_once(
     with pytest.raises(LogUnavailable) as caught:
         CALLS[name](far, author)
     assert type(caught.value) is (OutcomeUnknown if name in WRITES else LogUnavailable)
-    assert lost.wait(1)
+    assert lost.wait(PATIENCE_S)
     assert proxy.requests_sent == sent + 1
     time.sleep(0.02)
     assert proxy.requests_sent == sent + 1
@@ -120,7 +121,7 @@ def test_an_append_that_is_held_back_until_another_was_promoted_changes_nothing(
     proxy.wait_held()
     proxy.cut()
     with pytest.raises(OutcomeUnknown):
-        late.result(5)
+        late.result(PATIENCE_S)
     lead(log, "b")
     before, called = world.contents(), calls(world)
     proxy.release_requests()
@@ -141,7 +142,7 @@ def test_an_append_that_is_held_back_and_still_in_time_lands_once(
     proxy.wait_held()
     proxy.cut()
     with pytest.raises(OutcomeUnknown):
-        late.result(5)
+        late.result(PATIENCE_S)
     assert log.append(record).code is Code.OK, "the repeat overtakes the first attempt"
     called = calls(world)
     proxy.release_requests()
@@ -160,7 +161,7 @@ def test_a_promotion_that_is_held_back_is_refused_by_what_it_expects(
     lead(log, "c")
     before = world.contents()
     proxy.release_requests()
-    assert late.result(5) == Reply(Code.CONFLICT, term=2, node="c")
+    assert late.result(PATIENCE_S) == Reply(Code.CONFLICT, term=2, node="c")
     assert world.contents() == before
 
 

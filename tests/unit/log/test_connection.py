@@ -493,7 +493,7 @@ def test_a_link_that_is_left_in_the_middle_of_a_call_does_not_wait_for_it() -> N
 
     def late() -> bytes:
         begun.set()
-        assert go.wait(5)
+        assert go.wait(PATIENCE_S)
         raise ConnectionResetError("shut down")
 
     finder = PaperFinder([late, b"2"])
@@ -508,10 +508,10 @@ def test_a_link_that_is_left_in_the_middle_of_a_call_does_not_wait_for_it() -> N
 
     thread = threading.Thread(target=call)
     thread.start()
-    assert begun.wait(5)
+    assert begun.wait(PATIENCE_S)
     link.leave_other_address(B)
     go.set()
-    thread.join(5)
+    thread.join(PATIENCE_S)
     assert [type(error) for error in errors] == [OutcomeUnknown]
     assert link.call("PING") == b"2"
     assert len(finder.made) == 2
@@ -575,11 +575,11 @@ def test_callers_do_not_queue_up_for_longer_than_each_of_them_may() -> None:
 
     def call() -> float:
         with pytest.raises(LogUnavailable):
-            link.call("PING", limit=Limit(60, began + 0.2))
+            link.call("PING", limit=Limit(60, began + 1.0))
         return time.monotonic()
 
     ends = [end() for end in [in_thread(call) for _ in range(20)]]
-    assert max(ends) - began < 20 * 0.2, "each waits for itself, and not for all of them in turn"
+    assert max(ends) - began < 20 * 1.0, "each waits for itself, and not for all of them in turn"
     finder.go.set()
     link.close()
 
@@ -689,5 +689,5 @@ def test_sentinels_that_all_hang_lead_nowhere_and_take_no_longer_than_they_may(
     began = time.monotonic()
     with pytest.raises(redis.exceptions.ConnectionError, match="no master was found; s1:26379: it does not answer; s2"):
         sentinels.finder.open(0.3)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < PATIENCE_S / 2
     sentinels.go.set()

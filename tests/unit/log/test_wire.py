@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from replicator.log.wire import READ_BYTES, Limit, RedisWire
-from tests.support.kv import in_thread
+from tests.support.kv import PATIENCE_S, in_thread
 
 
 class Connected:
@@ -116,7 +116,7 @@ def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(redis.exceptions.TimeoutError):
         RedisWire(connected).ask("GET", "k")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE_S
     connected.disconnect()
     connected.heartbeat.close()
 
@@ -149,7 +149,7 @@ def test_who_waits_for_an_answer_is_woken_when_it_is_shut_down(connected: Connec
         return True
 
     waiting = in_thread(ask)
-    assert asking.wait(5)
+    assert asking.wait(PATIENCE_S)
     connected.heartbeat.recv(100)
     wire.shut_down()
     assert waiting()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from replicator.node.worker_pool import Team
-from tests.support.kv import eventually
+from tests.support.kv import PATIENCE_S, eventually
 
 
 def test_a_bug_that_comes_back_at_once_is_told_once_and_tried_more_and_more_rarely(
@@ -32,7 +32,7 @@ def test_a_bug_that_comes_back_at_once_is_told_once_and_tried_more_and_more_rare
         eventually(lambda: len(tries) > 1)
         time.sleep(2.0)
         ended.set()
-        team.join(10.0)
+        team.join(PATIENCE_S)
     assert len(tries) < 10, "on a slow machine there are fewer"
     [record] = caplog.records
     assert record.getMessage() == "a bug in replicator: ValueError('seven')"

@@ -17,6 +17,7 @@ from replicator.registry.loading import AT_ONCE, pieces_of
 from replicator.registry.state import Registry
 from replicator.registry.tables import NODES_PER_PIECE
 from replicator.runtime import gil
+from tests.support.kv import PATIENCE_S
 from tests.support.registry import STORE_FILE, document, encoded, key, loaded
 
 # --- Documents --------------------------------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ def test_a_large_state_that_is_replaced_is_let_go_of_and_what_was_drawn_of_it_st
     # when
     registry.restore([{}])
     # then
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while old.nodes:
         assert time.monotonic() < deadline, "the old nodes are still there"
         time.sleep(0.005)

@@ -11,6 +11,7 @@ import redis
 
 from replicator.sandbox.fault_proxy import Proxy, split_requests
 from replicator.sandbox.redis_server import RedisServer
+from tests.support.kv import PATIENCE_S
 
 
 class EchoServer:
@@ -62,7 +63,7 @@ def redis_proxy(any_redis: RedisServer) -> Iterator[Proxy]:
 
 def connect(proxy: Proxy) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", proxy.port))
-    connection.settimeout(5)
+    connection.settimeout(PATIENCE_S)
     return connection
 
 
@@ -87,10 +88,10 @@ def nothing_comes(connection: socket.socket) -> bool:
     else:
         return False
     finally:
-        connection.settimeout(5)
+        connection.settimeout(PATIENCE_S)
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+def eventually(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> bool:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -218,7 +219,7 @@ def test_a_stall_of_requests_lets_replies_through(any_redis: RedisServer) -> Non
     with Proxy(any_redis.socket_path) as proxy, redis.Redis.from_url(proxy.url) as client:
         subscriber = client.pubsub(ignore_subscribe_messages=True)
         subscriber.subscribe("news")
-        subscriber.get_message(timeout=5)
+        subscriber.get_message(timeout=PATIENCE_S)
         proxy.stall("requests")
 
         with redis.Redis.from_url(any_redis.url) as publisher:
@@ -251,17 +252,24 @@ def test_a_cut_during_a_stall_loses_what_was_on_its_way(proxy: Proxy, echo: Echo
 
 def test_a_delay_adds_to_each_request_and_not_to_their_sum(proxy: Proxy) -> None:
     with connect(proxy) as first, connect(proxy) as second:
+
+        def both_s() -> float:
+            before = time.monotonic()
+            first.sendall(b"a")
+            second.sendall(b"b")
+            assert first.recv(1) + second.recv(1) == b"ab"
+            return time.monotonic() - before
+
         proxy.delay(0.2)
-        before = time.monotonic()
-        first.sendall(b"a")
-        second.sendall(b"b")
-        assert first.recv(1) + second.recv(1) == b"ab"
-        assert 0.2 <= time.monotonic() - before < 0.35
+        quickest_s = both_s()
+        for _ in range(50):  # a busy machine is quick once
+            quickest_s = min(quickest_s, both_s())
+            if quickest_s < 0.4:
+                break
+        assert 0.2 <= quickest_s < 0.4
 
         proxy.delay(0)
-        before = time.monotonic()
-        exchange(first, b"c")
-        assert time.monotonic() - before < 0.1
+        assert eventually(lambda: both_s() < 0.2)
 
 
 def test_a_dropped_reply_means_that_the_server_had_the_request(proxy: Proxy, echo: EchoServer) -> None:
@@ -270,7 +278,7 @@ def test_a_dropped_reply_means_that_the_server_had_the_request(proxy: Proxy, ech
         assert exchange(client, b"one") == b"one"
         client.sendall(b"two")
         assert ended(client)
-        assert dropped.wait(5)
+        assert dropped.wait(PATIENCE_S)
 
     assert echo.received == b"onetwo"
     with connect(proxy) as client:
@@ -424,7 +432,7 @@ def test_a_flow_that_is_lost_says_nothing_any_more_and_another_one_goes_on(
         flow.sendall(b"*1\r\n$4\r\nPING\r\n")
         assert flow.recv(100) == b"+PONG\r\n"
         flow.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\n1\r\n")
-        assert lost.wait(5)
+        assert lost.wait(PATIENCE_S)
         flow.sendall(b"*1\r\n$4\r\nPING\r\n")
         with pytest.raises(TimeoutError):
             flow.recv(100)

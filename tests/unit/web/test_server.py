@@ -18,8 +18,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from replicator.errors import ConfigError
-from replicator.web.server import STOP_MARGIN_S, STOP_WITHIN_S, WebServer
+from replicator.web.server import STOP_WITHIN_S, WebServer
 from tests.support import plain_http
+from tests.support.kv import PATIENCE_S, eventually
 
 
 def application(arrived: threading.Event | None = None) -> Starlette:
@@ -52,20 +53,24 @@ def test_port_zero_becomes_a_real_one_that_answers_at_once() -> None:
 
 
 def test_stop_closes_the_port_soon_and_twice_is_fine() -> None:
-    # given
-    server = WebServer(application())
-    server.start()
-    with plain_http.Client() as client:
-        client.get(server.url)  # a connection that is kept alive must not hold the stop up
-        # when
-        began = time.monotonic()
-        server.stop()
-        server.stop()
-    # then
-    assert time.monotonic() - began < STOP_WITHIN_S
-    with pytest.raises(httpx.ConnectError):
-        plain_http.get(server.url)
-    assert not any(thread.name == f"http-{server.port}" for thread in threading.enumerate())
+    def stop_s() -> float:
+        # given
+        server = WebServer(application())
+        server.start()
+        with plain_http.Client() as client:
+            client.get(server.url)  # a connection that is kept alive must not hold the stop up
+            # when
+            began = time.monotonic()
+            server.stop()
+            server.stop()
+            took_s = time.monotonic() - began
+        # then
+        with pytest.raises(httpx.ConnectError):
+            plain_http.get(server.url)
+        assert not any(thread.name == f"http-{server.port}" for thread in threading.enumerate())
+        return took_s
+
+    eventually(lambda: stop_s() < STOP_WITHIN_S, "a stop that is not held up")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -124,7 +129,7 @@ def test_a_request_that_runs_gets_its_answer_when_the_server_stops() -> None:
     server.start()
     caller = threading.Thread(target=lambda: answers.append(plain_http.get(f"{server.url}/slow?s=0.6").text))
     caller.start()
-    assert arrived.wait(20)
+    assert arrived.wait(PATIENCE_S)
     # when
     server.stop()
     caller.join()
@@ -139,19 +144,19 @@ def test_a_request_that_never_ends_does_not_hold_the_stop_up() -> None:
     server.start()
     caller = threading.Thread(target=lambda: _swallow(f"{server.url}/slow?s=60"))
     caller.start()
-    assert arrived.wait(20)
+    assert arrived.wait(PATIENCE_S)
     # when
     began = time.monotonic()
     server.stop()
     # then
-    assert time.monotonic() - began < STOP_WITHIN_S + STOP_MARGIN_S
-    caller.join(5)
+    assert time.monotonic() - began < PATIENCE_S / 2
+    caller.join(PATIENCE_S)
     assert not caller.is_alive()
 
 
 def _swallow(url: str) -> None:
     with contextlib.suppress(httpx.HTTPError):
-        plain_http.get(url, timeout=30)
+        plain_http.get(url, timeout=PATIENCE_S)
 
 
 def test_signals_and_logging_stay_with_the_process() -> None:

@@ -17,13 +17,13 @@ def test_a_save_is_slow_as_long_as_the_file_says_so(tmp_path: Path) -> None:
         assert save("step") == "step"
         return time.monotonic() - began
 
-    control.write_text("0.1")
-    assert took_s() >= 0.1
+    control.write_text("1")
+    assert took_s() >= 1
     for content in ("", "not yet a numb"):
         control.write_text(content)
-        assert took_s() < 0.1
+        assert took_s() < 1
     control.unlink()
-    assert took_s() < 0.1
+    assert took_s() < 1
 
 
 def test_a_record_that_comes_too_late_leaves_a_line(tmp_path: Path) -> None:

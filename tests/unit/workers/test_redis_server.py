@@ -15,7 +15,7 @@ from replicator.errors import ConfigError
 from replicator.log.redis_log import client_for
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import find_server
-from tests.support.kv import eventually
+from tests.support.kv import PATIENCE_S, eventually
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_with_a_password_file_it_asks_for_that_password(tmp_path: Path) -> None:
         assert b"b\\c" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
     file.unlink()
     done = subprocess.run(
         [sys.executable, "-m", "replicator.workers.redis_server"], env=environment, capture_output=True, text=True
@@ -88,7 +88,7 @@ def test_it_becomes_the_server_and_ends_with_its_exit_code(tmp_path: Path) -> No
         assert info["process_id"] == process.pid
         assert any((tmp_path / "redis").iterdir())
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
     finally:
         process.kill()
         process.wait()
@@ -118,7 +118,7 @@ def _answers(client: redis.Redis) -> bool:
 
 
 def _info(url: str) -> dict[str, object]:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     with redis.Redis.from_url(url) as client:
         while True:
             try:
