@@ -31,7 +31,7 @@ PASSWORD = "0123456789abcdef"
 #: There is no Grafana here; its files are looked at in tests/integration/test_docker_files.py.
 NOT_RUN = {"grafana"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 class Stack:

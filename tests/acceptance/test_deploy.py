@@ -42,8 +42,6 @@ PASSWORD = "p%40ss /;w#rd"
 
 BIN = Path(sys.executable).parent
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -23,8 +23,6 @@ ROOT = Path(__file__).parents[2]
 #: A failover takes a lease of 5 s, on an idle machine.
 PATIENCE_S = 120.0
 
-pytestmark = pytest.mark.timeout(600)
-
 
 class Example:
     """An example that runs. `urls` and `kills`: by the name of each process, where it is and how it is killed."""

@@ -8,7 +8,6 @@ from tests.acceptance import story
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_killed_primary_that_comes_back_can_do_no_harm() -> None:
     transcript: list[str] = []
 

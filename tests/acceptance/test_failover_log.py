@@ -20,7 +20,7 @@ LINES_MAX = 24
 
 WAIT_S = 90.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

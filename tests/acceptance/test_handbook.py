@@ -24,8 +24,6 @@ from tests.support.kv import eventually
 from tests.support.needs import needs
 from tests.support.small_disk import can_mount, fill, mount, unmount
 
-pytestmark = pytest.mark.timeout(400)
-
 Begin = Callable[..., Incident]
 
 AUTO = {"auto_promote": True}

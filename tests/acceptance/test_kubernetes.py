@@ -26,7 +26,7 @@ NODES = ("registry-0", "registry-1", "registry-2")
 
 BALANCER = "registry-haproxy-0"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 class Cluster:

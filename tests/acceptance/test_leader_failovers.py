@@ -16,7 +16,6 @@ def line(term: int, pid: int, at_s: float, what: str = "effect") -> Line:
     return Line(term, pid, 1, int(at_s * SECOND), what)
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.slow
 def test_the_terms_of_jobs_never_go_back_and_no_two_overlap(tmp_path: Path) -> None:
     transcript: list[str] = []

@@ -26,7 +26,7 @@ LEASE_S = 3600
 
 PASSWORD = "p%40ss w#rd"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 #: By the host on which each runs here: its root directory is its own.

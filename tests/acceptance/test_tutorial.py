@@ -32,8 +32,6 @@ PORTS = ("6390", "8001", "8002", "8003")
 
 END = "--- that was all of it ---"
 
-pytestmark = pytest.mark.timeout(900)
-
 
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)

@@ -29,7 +29,7 @@ WAIT_S = 300.0
 #: Of all groups: that Redis is away, and back; that they lead in a new term, summed up every 10 s.
 LINES_MAX = 24
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -215,7 +215,6 @@ def quick(rules: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_prometheus_sees_a_failover_and_its_alerts_fire_and_clear(nodes: Nodes, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yml"
     rules.write_text(quick(files.rules()))

@@ -423,8 +423,10 @@ class TestWhileLeading:
 
     def test_work_may_stop_its_node(self, group: Group) -> None:
         stopped: list[Any] = []
+        promoted = threading.Event()
 
         def last(leadership: Leadership) -> None:
+            assert promoted.wait(PATIENCE_S)  # who promotes it may not have seen yet that it leads
             a.stop()
             stopped.append(leadership.is_over)
 
@@ -432,6 +434,7 @@ class TestWhileLeading:
         a.while_leading(last)
         a.start()
         a.promote(timeout_s=PATIENCE_S)
+        promoted.set()
         eventually(lambda: stopped == [True])
 
     def test_it_can_be_taken_back_and_is_told(self, group: Group, work: Work) -> None:
