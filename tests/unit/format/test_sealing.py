@@ -205,6 +205,7 @@ def test_a_claim_is_good_for_the_term_that_it_can_get_and_for_what_it_says() -> 
         ("6-1", term_record("")),
         ("6-1", term_record(seal[:-1])),
         ("6-1", term_record("4:5:1:zz:zz")),
+        ("6-1", term_record(seal)[:-1] + b',"by":' + b"[" * 500 + b"]" * 500 + b"}"),
     ):
         with pytest.raises(CorruptRecord, match="key"):
             parse(id_, header, b"", sealing())
