@@ -37,8 +37,8 @@ Redis and take turns in each round. Neither has a standby, and the state does no
 the process for one call: the median of the rounds, and the least of them, which what else runs on the machine disturbed
 least.
 
-Encrypting itself takes 0.6 us for such a change, and all of sealing 1.5 us, if nothing else runs in between. Between two
-answers of Redis it finds nothing of itself in the caches of the processor, and takes 6 us. A batch is sealed once.
+Encrypting itself takes 0.6 us for such a change, and all of sealing 1.5 us, if nothing else runs in between. Between
+two answers of Redis it finds nothing of itself in the caches of the processor, and takes 6 us. A batch is sealed once.
 """
 
 

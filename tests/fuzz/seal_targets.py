@@ -1,7 +1,7 @@
 """What a group with a key reads: sealed records, parts of snapshots as a disk keeps them, and the key file itself.
 
-The inputs are of somebody who has Redis and the disks, and not the key: what was sealed, changed, moved to another place
-or beside another header. Nothing of that may open but what was sealed, where it was.
+The inputs are of somebody who has Redis and the disks, and not the key: what was sealed, changed, moved to another
+place or beside another header. Nothing of that may open but what was sealed, where it was.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import orjson
 
 from replicator.errors import ConfigError, CorruptRecord
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
-from replicator.format.records import PartRecord, Record, TermRecord, parse, seal_change, seal_part
+from replicator.format.records import Record, TermRecord, parse, seal_change, seal_part
 from replicator.format.sealing import KEY_BYTES, Key, Keyring, Sealing
-from replicator.storage.keyring import Entry, read_entries, write_entries
 from replicator.storage.kept_parts import kept, opened_part
+from replicator.storage.keyring import Entry, read_entries, write_entries
 from tests.fuzz.engine import Target
 from tests.fuzz.mutate import Choices, bytes_near, edit_bytes, edits, json_near
 
@@ -107,13 +107,18 @@ def _opens() -> Iterator[Callable[[Any], bool]]:
         try:
             record = parse(id_, header, body, sealing)
         except CorruptRecord as problem:
-            assert problem.fields["id"] == id_
-            assert str(problem)
-            return False
+            return _is_told(problem, id_)
         _check_ours(record, given)
         return True
 
     yield read
+
+
+def _is_told(problem: CorruptRecord, id_: str) -> bool:
+    """It names what was refused, and was not accepted."""
+    assert problem.fields["id"] == id_
+    assert str(problem)
+    return False
 
 
 def _check_ours(record: Record, given: tuple[str, bytes, bytes]) -> None:
@@ -146,8 +151,7 @@ def _keeps() -> Iterator[Callable[[Any], bool]]:
         try:
             payload, digest = opened_part(row, part, sealing, what="a fork")
         except CorruptRecord as problem:
-            assert str(problem)
-            return False
+            return _is_told(problem, problem.fields["id"])
         assert row == _PARTS[part].row, "another part was opened than was kept"
         assert (payload, bool(digest)) == (b"part %d" % part, part == 1)
         return True
@@ -189,8 +193,7 @@ def _files() -> Iterator[Callable[[Any], bool]]:
             path.write_bytes(text)
             try:
                 entries = read_entries(path)
-            except ConfigError as problem:
-                assert problem.fields["setting"] == "key_file"
+            except ConfigError:
                 return False
             assert sum(each.writes for each in entries) == 1
             assert all(each.secret is None or len(each.secret) == KEY_BYTES for each in entries)
