@@ -119,19 +119,28 @@ class Connections:
 
     def _make_room(self) -> bool:
         """End one that has no request under way; first of those that have sent none."""
-        self._forget_closed()
-        if len(self._held) < self.most:
-            return True
-        self._turned_out = True
-        message = f"all {self.most} connections are taken: those that wait for no answer make room for others"
-        self._log_once.tell("crowded", _CROWDED, message)
-        idle = [(connection, held) for connection, held in self._held.items() if _is_idle(held)]
-        if not idle:
+        going = self._first_to_go()
+        if going is None or going[0].fileno() >= 0:
+            self._turned_out = True
+            message = f"all {self.most} connections are taken: those that wait for no answer make room for others"
+            self._log_once.tell("crowded", _CROWDED, message)
+        if going is None:
             return False
-        connection, held = next(((one, each) for one, each in idle if not _has_asked(each)), idle[0])
+        connection, held = going
         del self._held[connection]
         _end(connection, held)
         return True
+
+    def _first_to_go(self) -> tuple[socket.socket, _Held] | None:
+        """Found at once where many only hold connections: the oldest of them is the first that is looked at."""
+        first: tuple[socket.socket, _Held] | None = None
+        for connection, held in self._held.items():
+            is_closed = connection.fileno() < 0
+            if is_closed or (_is_idle(held) and not _has_asked(held)):
+                return connection, held
+            if first is None and _is_idle(held):
+                first = connection, held
+        return first
 
     def _forget_closed(self) -> None:
         # A handshake that fails tells nobody here.
