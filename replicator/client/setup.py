@@ -135,7 +135,7 @@ class ClientSetup:
         named = [*_urls("token_to", token_to), *(urls or ())]
         self._bearer = bearer_of(token, token_file, named, has_ca=ca_file is not None)
         self._recipients = Recipients(named, has_ca=ca_file is not None)
-        self._secret = _secret_of(self.http_options)
+        self._secret = _secret_of(http or {})
         self.known = Known()
         self._owner = Owner("this client")
         self.closed = False
@@ -295,9 +295,8 @@ def _http_options(given: Mapping[str, Any] | None, ca_file: str | os.PathLike[st
 
 def _secret_of(http: Mapping[str, Any]) -> str | None:
     """What of these options every request shows that is a secret; None: nothing."""
-    if http.get("auth") is not None:
-        return "auth"
-    return next((name for name in httpx.Headers(http.get("headers")) if is_secret(name)), None)
+    given = (name for name in ("auth", "cookies") if http.get(name) is not None)
+    return next(given, None) or next((name for name in httpx.Headers(http.get("headers")) if is_secret(name)), None)
 
 
 def _method(method: object) -> str:

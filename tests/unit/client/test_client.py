@@ -316,6 +316,7 @@ class TestTokens:
             ({"headers": {"X-Api-Key": "k"}}, {}, "x-api-key"),
             ({"headers": [("Authorization", "Basic eA==")]}, {}, "authorization"),
             ({"auth": ("u", "p")}, {}, "auth"),
+            ({"cookies": {"session": "s"}}, {}, "cookies"),
             ({}, {"Cookie": "session=s"}, "cookie"),
             ({}, {"X-Auth-Token": "t"}, "x-auth-token"),
         ],
