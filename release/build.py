@@ -22,8 +22,8 @@ from release.source import ROOT, Commit, export, newest
 DIST = ROOT / "dist"
 
 
-def built(commit: Commit, work: Path) -> Path:
-    """Both packages in dist/, if two builds are equal; the source that they are made of."""
+def built(commit: Commit, work: Path) -> tuple[Path, list[Path]]:
+    """The source, and both packages that are made of it, in dist/, if two builds are equal."""
     shutil.rmtree(DIST, ignore_errors=True)
     sources = [export(commit, work / place) for place in ("one", "other")]
     first, second = (
@@ -32,7 +32,7 @@ def built(commit: Commit, work: Path) -> Path:
     differ = [one.name for one, other in zip(first, second, strict=True) if one.read_bytes() != other.read_bytes()]
     if differ:
         sys.exit(f"two builds of one commit differ: {', '.join(differ)}")
-    return sources[0]
+    return sources[0], first
 
 
 def checked(packages: list[Path]) -> None:
@@ -77,8 +77,7 @@ def main() -> None:
     if "urls" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]:
         print("It names no URL of the project: add [project.urls] to pyproject.toml once it has an address.")
     with tempfile.TemporaryDirectory() as place:
-        source = built(commit, Path(place))
-        packages = sorted(DIST.iterdir())
+        source, packages = built(commit, Path(place))
         checked(packages)
         print(f"{', '.join(each.name for each in packages)}: built twice, equal; checked")
         python = tried(commit, source, wanted)

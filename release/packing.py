@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -24,13 +25,17 @@ SDIST_TOPS = {
 def build(source: Path, to: Path, *, at: int) -> list[Path]:
     """The sdist, and a wheel that is built from it, by the setuptools that is locked. `at`: unix seconds."""
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(at), "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(to), str(source)]
+    # In an environment of its own, by hash: what this one has as setuptools is whatever made it.
+    locked = ["--build-constraints", str(source / "requirements/build.txt"), "--require-hashes"]
+    uv = str(Path(sysconfig.get_path("scripts")) / "uv")
+    command = [uv, "build", "--quiet", "--python", sys.executable, *locked, "--no-create-gitignore"]
+    command += ["--out-dir", str(to), str(source)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"it was not built:\n{(done.stdout + done.stderr)[-3000:]}")
     (sdist,) = to.glob("*.tar.gz")
     sdist.write_bytes(repacked(sdist.read_bytes(), at))
-    return sorted(to.iterdir())
+    return sorted([sdist, *to.glob("*.whl")])
 
 
 def repacked(sdist: bytes, at: int) -> bytes:

@@ -156,7 +156,7 @@ class AsyncClient:
     async def _send(self, outgoing: Outgoing, exchange: Exchange, send: Sending) -> httpx.Response | None:
         pool = self._pool(send.url)
         try:
-            authorization = self._setup.authorization(send.url)
+            authorization = self._setup.authorization(send.url, send.headers)
         except ConfigError as error:
             exchange.withheld(error)
             return None

@@ -37,7 +37,7 @@ class Client:
 
     `token`, or `token_file` that has it: sent to every node that somebody named here, in `urls` or `token_to`, and with
     `ca_file` (PEM, the CA of the nodes' own certificates) to all that have one of it. Not to others, which are named by
-    Redis or a redirect alone: `ConfigError`.
+    Redis or a redirect alone: `ConfigError`. So it is with `auth`, and with headers that are secrets by their name.
 
     Raises `ConfigError`. In a forked child, every call raises `WrongProcess`: make one there.
     """
@@ -155,7 +155,7 @@ class Client:
 
     def _send(self, outgoing: Outgoing, exchange: Exchange, send: Sending) -> httpx.Response | None:
         try:
-            authorization = self._setup.authorization(send.url)
+            authorization = self._setup.authorization(send.url, send.headers)
         except ConfigError as error:
             exchange.withheld(error)
             return None

@@ -19,7 +19,7 @@ from ..format.ids import RecordId
 from ..format.keyed import KEY_CHARACTERS_MAX
 from ..runtime import checks
 from ..runtime.process import Owner, let_go_in_child
-from ..web.guard.token_bearer import bearer_of, trusting, withheld_from
+from ..web.guard.token_bearer import Recipients, bearer_of, is_secret, trusting, withheld_from
 from .answers import Answer, read_answer
 from .directory import Directory, RedisDirectory, StaticDirectory
 from .exchange import Call, Exchange, Send
@@ -134,6 +134,8 @@ class ClientSetup:
         self.directory = _directory(redis, group, urls)
         named = [*_urls("token_to", token_to), *(urls or ())]
         self._bearer = bearer_of(token, token_file, named, has_ca=ca_file is not None)
+        self._recipients = Recipients(named, has_ca=ca_file is not None)
+        self._secret = _secret_of(http or {})
         self.known = Known()
         self._owner = Owner("this client")
         self.closed = False
@@ -191,8 +193,13 @@ class ClientSetup:
             return checks.flag("keyed", asked)
         return self._keyed and "if-match" not in headers
 
-    def authorization(self, url: str) -> Mapping[str, str]:
-        """The header with the token, if there is one. Raises `ConfigError` if the node there is not to see it."""
+    def authorization(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The header with the token, if there is one. `headers`: the other ones. Raises `ConfigError` if the node
+        there is not to see it, or another secret that the application gave.
+        """
+        secret = next((name for name in headers if is_secret(name)), self._secret)
+        if secret is not None and not self._recipients.has(url):
+            raise withheld_from(url, how=HOW_TO_NAME, what=secret)
         if self._bearer is None:
             return {}
         if not self._bearer.is_for(url):
@@ -284,6 +291,12 @@ def _http_options(given: Mapping[str, Any] | None, ca_file: str | os.PathLike[st
     if options.get("verify", True) is True and "transport" not in options:
         options["verify"] = httpx.create_ssl_context()
     return options
+
+
+def _secret_of(http: Mapping[str, Any]) -> str | None:
+    """What of these options every request shows that is a secret; None: nothing."""
+    given = (name for name in ("auth", "cookies") if http.get(name) is not None)
+    return next(given, None) or next((name for name in httpx.Headers(http.get("headers")) if is_secret(name)), None)
 
 
 def _method(method: object) -> str:

@@ -238,6 +238,8 @@ class Sealing:
         if seal is None:
             self.check_unsealed()
             return
+        if not all(isinstance(fields.get(name, ""), str) for name in _CLAIMED):
+            raise Refused(_TERM)
         floor, expect, version, key, mac = _claim_parts(seal)
         after = f"{floor}:{expect}:{version}"
         self.verify("term", _claim(fields, after), f"{key}:{mac}", _TERM)

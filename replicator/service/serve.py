@@ -19,6 +19,7 @@ from ..node.options import NodeOptions
 from ..registry.state import Registry
 from ..runtime import checks
 from ..runtime.event_log import SPEAKER, EventLogger
+from ..runtime.gc_pause import leave_alone
 from ..runtime.signals import on_end
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
@@ -128,6 +129,7 @@ def serve(
     node.http = advertised or _reachable(server.url, host, server.port, redis, scheme=server.scheme)
     try:
         with node, server, sidecar:
+            leave_alone()
             logger.info("service.started", "node %s of group %s serves %s", name, group, server.url, url=server.url)
             try:
                 while not (stopping.wait(LOOK_EVERY_S) or node.failed is not None or asks.asked):

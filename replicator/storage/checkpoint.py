@@ -72,6 +72,7 @@ from replicator.storage.checkpoint_file import (
     with_digest,
 )
 from replicator.storage.checkpoint_sync import SyncedDatabase
+from replicator.storage.database_files import mark_sealed
 from replicator.storage.directory_lock import DirectoryLock
 from replicator.storage.disk_errors import translated
 from replicator.storage.fork_writer import StateInFork, copy_database, finish_fork
@@ -124,6 +125,8 @@ class Checkpoint:
             with translated(self.path):
                 self._saved, self._left, self.set_aside = opened_or_begun(self.path, self.lock, group, node)
                 self._database.open()
+                if is_private(opens):
+                    mark_sealed(self._database.connection)
                 self._saved = with_digest(self._saved, self._rows_of_now(), self._left.changes, self.path, opens)
                 self._synced = self._saved
                 self._weights = weights_of(self._database.connection, self._saved, self._left.changes)

@@ -45,6 +45,7 @@ from replicator.storage.untrusted_sqlite import Guarded, NotAsItShouldBe, head_o
 
 __all__ = [
     "APPLICATION_ID",
+    "FORMAT_SEALED",
     "FORMAT_VERSION",
     "GIVEN_UP",
     "OF_THE_SYSTEM",
@@ -74,6 +75,10 @@ APPLICATION_ID = 0x52636B70
 
 #: Raised with every change of `SCHEMA` or of `Saved` that an older program cannot read.
 FORMAT_VERSION = 1
+
+#: Of a file in which there may be sealed records: for a program that knows of no keys they would be damage, and this
+#: number has it say that it is to be updated. Everything else is the same.
+FORMAT_SEALED = 2
 
 SCHEMA = """
 BEGIN;
@@ -410,11 +415,9 @@ def _check_header(path: Path) -> None:
     if application != APPLICATION_ID:
         hint = "move it away, or give this node another data directory"
         raise CheckpointError(path=path, problem=f"it belongs to another program; {hint}")
-    if version > FORMAT_VERSION:
+    if version > FORMAT_SEALED:
         hint = "update replicator, or give this node another data directory"
-        raise CheckpointError(
-            path=path, problem=f"its format is {version}, this program reads {FORMAT_VERSION}; {hint}"
-        )
+        raise CheckpointError(path=path, problem=f"its format is {version}, this program reads {FORMAT_SEALED}; {hint}")
     if version < FORMAT_VERSION:
         raise Damaged(f"there is no format {version}")
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from replicator.storage import disk
-from replicator.storage.checkpoint_file import APPLICATION_ID, FORMAT_VERSION, SCHEMA, Saved
+from replicator.storage.checkpoint_file import APPLICATION_ID, FORMAT_SEALED, FORMAT_VERSION, SCHEMA, Saved
 from replicator.storage.untrusted_sqlite import SUFFIXES
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "create",
     "discard",
     "exists",
+    "mark_sealed",
     "moment_of",
     "put_aside",
     "unused",
@@ -74,6 +75,14 @@ def begin(path: Path, saved: Saved) -> None:
         db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         db.executescript(SCHEMA)
         db.execute("INSERT INTO meta VALUES ('saved', ?)", (saved.to_bytes(),))
+
+
+def mark_sealed(db: sqlite3.Connection) -> None:
+    """Say in the file that there may be sealed records in it, before there are any."""
+    if db.execute("PRAGMA user_version").fetchone()[0] < FORMAT_SEALED:
+        db.execute(f"PRAGMA user_version = {FORMAT_SEALED}")
+        # Out of the WAL: who looks at the number does so in the file itself.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def create(path: Path) -> None:

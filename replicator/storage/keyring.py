@@ -13,7 +13,6 @@ where it lacks a key: keys change without a restart. One that cannot be read any
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -195,7 +194,7 @@ def _entry(path: Path, number: int, words: Sequence[str]) -> Entry:
         case ["write" | "open" as word, name, encoded]:
             try:
                 secret = base64.b64decode(encoded, validate=True)
-            except binascii.Error:
+            except ValueError:  # it is no base64, or no ASCII
                 secret = b""
             if len(secret) != _KEY_BYTES or _name_of(secret) != name:
                 raise ConfigError(setting=SETTING, problem=f"{where}: key {name!a:.20} was copied wrong")

@@ -155,7 +155,7 @@ class _Announcing(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_S == 0:
-            self.connections.look()
+            await self.connections.look()
             if self._certificate is not None:
                 self._certificate.look()
         return await super().on_tick(counter)

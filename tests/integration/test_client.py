@@ -81,9 +81,9 @@ def group(any_redis: RedisServer, tmp_path: Path) -> Iterator[Group]:
     try:
         for name in "abc":
             group.start(name)
-        eventually(lambda: "a" in group.log.look().heartbeats)
+        eventually(lambda: "a" in group.log.look().heartbeats, patience_s=3 * PATIENCE_S)
         ops.promote(group.log, "a", by="test", timeout_s=PATIENCE_S)
-        eventually(group.is_all_there, "three nodes")
+        eventually(group.is_all_there, "three nodes", patience_s=3 * PATIENCE_S)
         yield group
     finally:
         group.close()

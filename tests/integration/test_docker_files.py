@@ -70,6 +70,18 @@ def test_the_image_runs_as_a_user_that_is_not_root() -> None:
     assert users[-1] not in {"root", "0"}
 
 
+def test_what_the_image_installs_has_a_hash() -> None:
+    text = (DOCKER / "Dockerfile").read_text().replace("\\\n", " ")
+    steps = [step for line in re.findall(r"^RUN (.*)$", text, re.MULTILINE) for step in line.split("&&")]
+    installing = [step for step in steps if re.search(r"\bpip (install|wheel|download)\b", step)]
+
+    # By hash from a lock, or what stands in the image already: nothing is resolved, and no index is asked.
+    locked = [step for step in installing if "--require-hashes" in step and "-r requirements/" in step]
+    local = [step for step in installing if "--no-deps" in step and re.search(r"--no-index|--no-build-isolation", step)]
+    assert len(locked) == 2
+    assert sorted(installing) == sorted(locked + local)
+
+
 def test_everything_that_the_dockerfile_copies_exists_and_is_not_ignored() -> None:
     copies = re.findall(r"^COPY (?!--from)(.*) \S+$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
     sources = [source for line in copies for source in line.split()]

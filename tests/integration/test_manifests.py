@@ -7,9 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import kubernetes_validate
 import pytest
+import yaml
 
+from replicator.cli.node import node as node_command
 from replicator.web.guard.hosts import Hosts
 from tests.support.manifests import MANIFESTS, NAMESPACE, pods_of, read_manifests
 
@@ -117,6 +120,48 @@ def test_a_node_is_given_time_to_hand_over_and_is_never_restarted_for_what_it_wa
     assert of_kind("PodDisruptionBudget")["registry"]["spec"]["maxUnavailable"] == 1
     (spread,) = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
     assert spread["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+
+
+def _patched(document: Any, patch: Any) -> Any:
+    """As `kubectl patch` does it: lists of what has a name, or a mountPath, are merged by that."""
+    if isinstance(document, dict) and isinstance(patch, dict):
+        return document | {name: _patched(document.get(name), value) for name, value in patch.items()}
+    if not (isinstance(document, list) and isinstance(patch, list)):
+        return patch
+    by = "mountPath" if any("mountPath" in each for each in patch) else "name"
+    known = {each[by]: each for each in document}
+    for each in patch:
+        known[each[by]] = _patched(known.get(each[by]), each)
+    return [each for each in known.values() if each.get("$patch") != "delete"]
+
+
+def test_with_tls_the_probes_ask_by_https_and_the_node_has_what_it_needs() -> None:
+    # given the patch that docs/kubernetes.md names
+    plain = of_kind("StatefulSet")["registry"]
+    patch = yaml.safe_load((MANIFESTS / "tls" / "nodes.yaml").read_text())
+    patched = _patched(plain, patch)
+    # then it is a manifest, and it still waits and restarts as before
+    for version in VERSIONS:
+        kubernetes_validate.validate(patched, version, strict=True)
+    node, before = _container(patched), _container(plain)
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert "scheme" not in before[probe]["httpGet"], "without TLS it is HTTP"
+        assert node[probe] == before[probe] | {"httpGet": before[probe]["httpGet"] | {"scheme": "HTTPS"}}
+    # and what it is told are options of the command, and files that are mounted
+    told = {each["name"]: each.get("value") for each in node["env"]}
+    assert told["REPLICATOR_ADVERTISE"] == re.sub("^http:", "https:", _told(before, "REPLICATOR_ADVERTISE"))
+    assert "REPLICATOR_INSECURE" not in told
+    options = {str(each.envvar) for each in node_command.params if isinstance(each, click.Option)}
+    places = [each["mountPath"] for each in node["volumeMounts"]]
+    for name in ("REPLICATOR_HTTP_CERT", "REPLICATOR_HTTP_KEY", "REPLICATOR_HTTP_TOKENS"):
+        assert name in options
+        assert str(Path(told[name]).parent) in places
+    volumes = {each["name"] for each in patched["spec"]["template"]["spec"]["volumes"]}
+    assert {each["name"] for each in node["volumeMounts"]} - volumes == {"data"}, "of the volumeClaimTemplates"
+
+
+def _told(container: dict[str, Any], name: str) -> str:
+    return str(next(each["value"] for each in container["env"] if each["name"] == name))
 
 
 def test_the_load_balancer_is_that_of_the_documentation_and_knows_every_node(tmp_path: Path) -> None:

@@ -35,9 +35,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
-from replicator.errors import LogUnavailable
+import orjson
+
+from replicator.errors import CorruptRecord, LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
-from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
+from replicator.format.records import FORMAT_SEALED, ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
 from replicator.log.memory_redis import Entry
 from replicator.protocol import election, missing_nodes, saving, skip
 from replicator.protocol.fold import Verdict, View
@@ -345,6 +347,13 @@ class Machine:
             entry = Entry(id_, record.header, record.body)
             if id_ > state.last_id:
                 yield f"record {id_}", replace(state, entries=(*state.entries, entry), last_id=id_)
+        follows = RecordId(place.id.term, place.id.n + 1)
+        if follows > state.last_id:
+            entry = Entry(follows, sealed_by_nobody(head.writer, place), FORGED)
+            yield (
+                f"record {follows}, not sealed by the group's key",
+                replace(state, entries=(*state.entries, entry), last_id=follows),
+            )
 
     # --- a state turns out to be another one ---
 
@@ -464,7 +473,9 @@ class Machine:
         for entry in self.servers[server].entries:
             if entry.id <= node.stalled_at:
                 continue
-            record = _parsed(str(entry.id), entry.header, entry.body)
+            record = _opened(entry)
+            if record is None:
+                return
             found, ahead = ahead.sees(record, node.live.me)
             if found is skip.Found.LEADS and node.live.fold(record)[0] is Verdict.LEAD_AFTER_REBASE:
                 verdict, leads = self._folded(node._replace(stalled_at=ZERO_ID), record)
@@ -539,7 +550,7 @@ class Machine:
             return pending
         self.redis.state = state
         entry = _entry(state, pending.record.id)
-        there = _parsed(str(entry.id), entry.header, entry.body) if entry else None
+        there = self.opened(entry) if entry else None
         return pending.looked(there, self._looked())
 
     def entry(self, server: int, id: RecordId) -> Entry | None:
@@ -606,7 +617,7 @@ class Machine:
         if look.head is None:
             return None
         change = look.head.changed
-        records = [_parsed(str(entry.id), entry.header, entry.body) for entry in self.servers[server].entries]
+        records = _records(self.servers[server])
         after = [record for record in records if record.id >= change]
         if skip.obstacle(change, target, look, after, force=self.bounds.forced):
             return None
@@ -676,8 +687,12 @@ class Machine:
     def next_record(self, server: int, after: RecordId) -> Record | None:
         for entry in self.servers[server].entries:
             if entry.id > after:
-                return _parsed(str(entry.id), entry.header, entry.body)
+                return self.opened(entry)
         return None
+
+    def opened(self, entry: Entry) -> Record | None:
+        """None: the group's key does not vouch for it. For readers the log ends there, until it is founded anew."""
+        return _opened(entry)
 
     def _read(self, node: Node, server: int) -> tuple[str, Node]:
         record = self.next_record(server, node.live.view.cursor.id)
@@ -919,9 +934,31 @@ _EVENTS = {WriteOutcome.COMMITTED: "acknowledged", WriteOutcome.REFUSED: "denied
 _parsed = functools.cache(parse)
 
 
+def sealed_by_nobody(writer: Writer, after: Position) -> bytes:
+    """The header of a change that follows in all that the log and the fold look at. Its body no key opens."""
+    change = seal_change(
+        writer=writer, term=after.id.term, after=after, at=0, codec="raw", digest="", count=1, body=FORGED
+    )
+    told = orjson.loads(change.header)
+    del told["digest"]
+    return orjson.dumps(told | {"v": FORMAT_SEALED})
+
+
+def _opened(entry: Entry) -> Record | None:
+    try:
+        return _parsed(str(entry.id), entry.header, entry.body)
+    except CorruptRecord:
+        return None
+
+
+def _records(state: MemoryState) -> list[Record]:
+    """All that are ours."""
+    return [record for record in map(_opened, state.entries) if record is not None]
+
+
 def _check_log(state: MemoryState) -> None:
     """G8: a complete snapshot and all that came after it, or everything since the beginning, at every moment."""
-    records = [_parsed(str(entry.id), entry.header, entry.body) for entry in state.entries]
+    records = _records(state)
     parts = [record for record in records if isinstance(record, PartRecord)]
     complete = [last.as_of for last in parts if last.is_last and _have_first(parts, last)]
     first = records[0].id

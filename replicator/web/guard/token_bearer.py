@@ -4,13 +4,14 @@ Where the nodes are is mostly told by Redis, and whoever can write there can nam
 URLs that somebody named here, and, if there is a CA for the nodes alone, to whoever has a certificate of it. A CA that
 everybody knows says nothing: everybody can have a name that it vouches for.
 
-`is_for` is the one place that decides. A node that proves by other means that it is the one that it says it is would be
-let in there.
+`Recipients.has` is the one place that decides, also for what else is a secret (`is_secret`). A node that proves by
+other means that it is the one that it says it is would be let in there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,9 +21,17 @@ from ...errors import ConfigError
 from ...runtime import checks
 from .token_file import checked_token, read_token
 
-__all__ = ["Nodes", "TokenBearer", "bearer_of", "trusting", "withheld_from"]
+__all__ = ["Nodes", "Recipients", "TokenBearer", "bearer_of", "is_secret", "trusting", "withheld_from"]
 
 _PORTS = {"http": 80, "https": 443}
+
+#: Headers whose name says that whoever sees them can do what their sender may. `Idempotency-Key` is none.
+_SECRET = re.compile(r"auth|cookie|token|secret|password|passwd|credential|session|api-?key", re.IGNORECASE)
+
+
+def is_secret(header: str) -> bool:
+    """Whether a header of this name is for those nodes alone that get a token."""
+    return _SECRET.search(header) is not None
 
 
 class Nodes:
@@ -35,18 +44,28 @@ class Nodes:
         return _origin(url) in self._origins
 
 
+class Recipients:
+    """Who gets to see a secret. `named`: URLs. `has_ca`: so does every https URL, for its CA is the nodes' own."""
+
+    def __init__(self, named: Iterable[str] = (), *, has_ca: bool = False) -> None:
+        self._named = Nodes(named)
+        self._has_ca = has_ca
+
+    def has(self, url: str) -> bool:
+        return self._named.has(url) or (self._has_ca and urlsplit(url).scheme == "https")
+
+
 class TokenBearer:
-    """`named`: URLs of nodes that get the token. `has_ca`: so does every https URL, for its CA is the nodes' own."""
+    """`named`, `has_ca`: see `Recipients`."""
 
     def __init__(self, token: str, named: Iterable[str] = (), *, has_ca: bool = False) -> None:
         """Raises `ConfigError`."""
         self._header = f"Bearer {checked_token('token', token)}"
-        self._named = Nodes(named)
-        self._has_ca = has_ca
+        self._recipients = Recipients(named, has_ca=has_ca)
 
     def is_for(self, url: str) -> bool:
         """Whether the node at this URL gets to see it."""
-        return self._named.has(url) or (self._has_ca and urlsplit(url).scheme == "https")
+        return self._recipients.has(url)
 
     @property
     def header(self) -> str:
@@ -66,11 +85,11 @@ def bearer_of(
     return None if token is None else TokenBearer(token, named, has_ca=has_ca)
 
 
-def withheld_from(url: str, *, how: str) -> ConfigError:
-    """Why a token is not sent. `how`: what names a node."""
+def withheld_from(url: str, *, how: str, what: str = "token") -> ConfigError:
+    """Why a token, or another secret, is not sent. `how`: what names a node."""
     shown = "{0.scheme}://{0.netloc}".format(urlsplit(url))
     problem = f"is not sent to {shown}, which only Redis named, or a redirect: {how}"
-    return ConfigError(setting="token", problem=problem)
+    return ConfigError(setting=what, problem=problem)
 
 
 def trusting(ca_file: str | os.PathLike[str]) -> ssl.SSLContext:

@@ -310,6 +310,34 @@ class TestTokens:
         named = make(urls=["http://a"], token=TOKEN, token_to=["http://evil"], http={"transport": service.transport()})
         assert named.post("/x").status_code == 200
 
+    @pytest.mark.parametrize(
+        ("http", "headers", "named"),
+        [
+            ({"headers": {"X-Api-Key": "k"}}, {}, "x-api-key"),
+            ({"headers": [("Authorization", "Basic eA==")]}, {}, "authorization"),
+            ({"auth": ("u", "p")}, {}, "auth"),
+            ({"cookies": {"session": "s"}}, {}, "cookies"),
+            ({}, {"Cookie": "session=s"}, "cookie"),
+            ({}, {"X-Auth-Token": "t"}, "x-auth-token"),
+        ],
+    )
+    def test_so_it_is_with_what_else_is_a_secret(
+        self, make: Make, service: Service, http: dict[str, Any], headers: dict[str, str], named: str
+    ) -> None:
+        away = refuses("not_primary", 307, "standby", Location="http://evil/x")
+        service.nodes = {"http://a": away, "http://evil": node()}
+        options = {"urls": ["http://a"], "http": {"transport": service.transport(), **http}}
+        with pytest.raises(ConfigError, match=f"^{named}: is not sent to http://evil, which only Redis named"):
+            make(**options).post("/x", headers=headers)
+        assert service.asked == ["a"]
+        assert make(**options, token_to=["http://evil"]).post("/x", headers=headers).status_code == 200
+
+    def test_headers_that_are_none_go_to_whichever_node_leads(self, make: Make, service: Service) -> None:
+        service.nodes["http://a"] = refuses("not_primary", 307, "standby", Location="http://b/x")
+        service.nodes["http://b"] = node()
+        client = make(urls=["http://a"], http={"transport": service.transport(), "headers": {"User-Agent": "x"}})
+        assert client.post("/x", headers={"Replicator-Ack": "applied:1", "Accept": "*/*"}).status_code == 200
+
     def test_what_may_have_landed_before_stays_unknown(self, make: Make, service: Service) -> None:
         away = refuses("not_primary", 307, "standby", Location="http://evil/x")
         service.nodes = {"http://a": in_turn(breaks(httpx.ReadError), away)}

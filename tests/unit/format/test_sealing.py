@@ -205,11 +205,28 @@ def test_a_claim_is_good_for_the_term_that_it_can_get_and_for_what_it_says() -> 
         ("6-1", term_record("")),
         ("6-1", term_record(seal[:-1])),
         ("6-1", term_record("4:5:1:zz:zz")),
+        ("6-1", term_record(seal)[:-1] + b',"by":' + b"[" * 500 + b"]" * 500 + b"}"),
     ):
         with pytest.raises(CorruptRecord, match="key"):
             parse(id_, header, b"", sealing())
     with pytest.raises(CorruptRecord):
         parse("6-1", term_record(seal), b"", sealing(group="another"))
+
+
+@pytest.mark.parametrize("added", [{"run": "x"}, {"ends": "1-7"}, {"log_id": "x"}, {"app": "x"}, {"at": 8}])
+def test_what_the_script_adds_to_a_claim_is_vouched_for_by_the_record_after_it(added: dict[str, object]) -> None:
+    """docs/sealed.md: until then whoever has Redis can change these, and nothing else of a term record."""
+    seal = sealer().sign_claim(CLAIM, floor=4, expect=5)
+    written, changed = (
+        parse("6-42", header, b"", sealing()) for header in (term_record(seal), term_record(seal, **added))
+    )
+    # when its holder has read it and writes the next record, then that follows no other one
+    after = change(after=written.position)
+    assert (after.prev == written.chain, after.prev == changed.chain) == (True, False)
+    # and cannot be made to
+    told = orjson.loads(after.header) | {"prev": changed.chain}
+    with pytest.raises(CorruptRecord, match="did not seal this"):
+        parse(str(after.id), orjson.dumps(told), after.body, sealing())
 
 
 def test_heartbeats_and_acks_have_a_mac_that_is_of_one_group_and_one_use() -> None:

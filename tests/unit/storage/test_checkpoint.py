@@ -26,6 +26,7 @@ from replicator.errors import CheckpointError
 from replicator.format import codec
 from replicator.format.ids import Position, RecordId, Writer
 from replicator.format.records import Record
+from replicator.format.sealing import Key, Keyring, Sealing
 from replicator.format.snapshot_parts import Progress
 from replicator.protocol.fold import Holder, Verdict, View
 from replicator.protocol.node_state import NodeState
@@ -524,10 +525,29 @@ def test_a_file_of_another_group_or_node_is_refused_and_left_alone(tmp_path: Pat
         assert stored.load() == (View(term=5), "b1", "g")
 
 
+def test_a_file_with_sealed_records_has_a_number_that_older_programs_know_as_newer(tmp_path: Path) -> None:
+    """They look at it in the file itself, before SQLite opens it, and say: update replicator. Nothing is set aside."""
+
+    def number() -> int:
+        return int.from_bytes((tmp_path / "checkpoint.sqlite").read_bytes()[60:64], "big")
+
+    # given a file of a group without a key
+    with Checkpoint(tmp_path, "g", node="a"):
+        assert number() == 1
+    # when the group has a key, then the file says so while the node runs: it may be killed
+    key = Key(b"k" * 32)
+    opens = Sealing(Keyring(key, {key.id: key}, takes_unsealed=True), "g", random=os.urandom)
+    with Checkpoint(tmp_path, "g", node="a", opens=opens) as stored:
+        assert (number(), stored.set_aside) == (2, None)
+    # and today's program reads it, also without the key
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        assert (number(), stored.set_aside) == (2, None)
+
+
 @pytest.mark.parametrize(
     ("pragma", "message"),
     [
-        ("user_version = 2", "its format is 2, .*update replicator"),
+        ("user_version = 3", "its format is 3, .*update replicator"),
         ("application_id = 1", "belongs to another program"),
     ],
 )

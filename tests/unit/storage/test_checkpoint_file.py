@@ -128,6 +128,6 @@ def test_a_disk_that_fails_is_not_taken_for_damage(
 def test_one_of_a_newer_version_is_refused(pen: Pen, checkpoint: Checkpoint) -> None:
     path = saved(pen, checkpoint)
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 2")
-    with pytest.raises(CheckpointError, match="its format is 2"):
+        db.execute("PRAGMA user_version = 3")
+    with pytest.raises(CheckpointError, match="its format is 3"):
         CheckpointReader(path)

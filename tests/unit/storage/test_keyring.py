@@ -53,6 +53,7 @@ def test_one_that_is_there_is_not_overwritten(path: Path) -> None:
         (str(ONE)[:-6] + "AAAAA=", "copied wrong"),
         (f"write 00000000 {str(ONE).split()[2]}", "copied wrong"),
         ("write 00000000 %%%", "copied wrong"),
+        ("write 00000000 é", "copied wrong"),
         ("reads 00000000 x", "line 1 of"),
     ],
 )

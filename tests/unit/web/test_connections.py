@@ -287,6 +287,70 @@ def test_who_waits_for_the_application_is_not_at_fault(site: Site, monkeypatch: 
         assert rest_of(connection).endswith(b"waited")
 
 
+def test_a_new_one_is_let_in_at_the_same_cost_however_many_only_hold_theirs() -> None:
+    looks = 0
+
+    class Half:
+        cycle = None
+
+        def __init__(self, end: socket.socket) -> None:
+            self.socket = end
+            self.transport = self
+
+        @property
+        def is_idle(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+        def abort(self) -> None:
+            self.socket.close()
+
+    held = connections.Connections(300)
+    ends = [socket.socket() for _ in range(400)]
+    for end in ends:
+        assert held.admit(end)
+        held.made(Half(end))  # type: ignore[arg-type]
+    # those that came first made room for the last 100, and no others were looked at
+    assert [end.fileno() < 0 for end in ends] == [True] * 100 + [False] * 300
+    assert looks == 100
+    for end in ends:
+        end.close()
+
+
+def test_many_that_are_over_at_once_keep_nobody_else_waiting() -> None:
+    """What ends a connection does so between turns of others."""
+    turns = 0
+
+    class Over:
+        def __init__(self) -> None:
+            self.looked_at_in: int | None = None
+
+        def look(self, now: float) -> None:
+            self.looked_at_in = turns
+
+    async def main() -> list[int | None]:
+        nonlocal turns
+        held = connections.Connections(2000)
+        ends = [socket.socket() for _ in range(320)]
+        all_over = [Over() for _ in ends]
+        for end, over in zip(ends, all_over, strict=True):
+            assert held.admit(end)
+            over.socket = end  # type: ignore[attr-defined]
+            held.made(over)  # type: ignore[arg-type]
+        looking = asyncio.create_task(held.look())
+        while not looking.done():
+            turns += 1
+            await asyncio.sleep(0)
+        for end in ends:
+            end.close()
+        return [over.looked_at_in for over in all_over]
+
+    in_turn = asyncio.run(main())
+    assert None not in in_turn, "all of them"
+    assert max(map(in_turn.count, in_turn)) <= connections.LOOKED_AT_A_TIME
+
+
 @pytest.mark.usefixtures("short")
 def test_an_answer_that_nobody_takes_is_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with served(site, monkeypatch) as web:

@@ -102,7 +102,8 @@ def test_nothing_is_logged_of_a_request_that_goes_well(
 
 def test_nothing_goes_to_a_server_that_has_not_proved_to_be_the_primary(sites: Sites, primary: Primary) -> None:
     node = standby(primary.server.url, unproven=True)
-    answer = sites.of(node, writes="forward", primary_within_s=0.1).ask("POST", "/", content=b"secret")
+    given = {"Cookie": "session=s", "X-Api-Key": "k"}
+    answer = sites.of(node, writes="forward", primary_within_s=0.1).ask("POST", "/", content=b"secret", headers=given)
     assert (answer.status_code, answer.json()["error"]) == (503, "primary_unreachable")
     assert "did not prove that it is the primary; nothing was sent" in answer.json()["detail"]
     assert primary.asked == []
@@ -166,6 +167,19 @@ def test_a_token_goes_to_nodes_that_the_application_named_alone(sites: Sites, pr
     named = sites.of(standby(url), writes="forward", forward_to=["http://node-b:8001", f"{url}/"])
     assert named.ask("POST", "/", headers=TOKEN).status_code == 201
     assert dict(primary.asked[0][2])["authorization"] == "Bearer s3cret"
+
+
+def test_cookies_and_keys_of_clients_go_to_the_primary_that_proved_its_url_or_to_named_nodes_alone(
+    sites: Sites, primary: Primary
+) -> None:
+    """An application in which people log in has a cookie with each write, so a cookie alone asks for no list."""
+    url, secrets = primary.server.url, {"Cookie": "session=s", "X-Api-Key": "k"}
+    elsewhere = sites.of(standby(url), writes="forward", forward_to=["http://node-b:8001"])
+    assert elsewhere.ask("POST", "/", headers=secrets).json()["error"] == "primary_unnamed"
+    assert primary.asked == []
+    assert sites.of(standby(url), writes="forward").ask("POST", "/", headers=secrets).status_code == 201
+    sent = dict(primary.asked[0][2])
+    assert (sent["cookie"], sent["x-api-key"]) == ("session=s", "k")
 
 
 @pytest.mark.parametrize("given", ["http://node-b:8001", ["node-b"]])

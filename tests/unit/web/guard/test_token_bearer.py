@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import ConfigError
-from replicator.web.guard.token_bearer import TokenBearer, bearer_of, trusting, withheld_from
+from replicator.web.guard.token_bearer import TokenBearer, bearer_of, is_secret, trusting, withheld_from
 
 TOKEN = "t" * 32
 
@@ -39,6 +39,29 @@ def test_with_a_ca_of_their_own_it_is_for_all_that_have_a_certificate() -> None:
     bearer = TokenBearer(TOKEN, has_ca=True)
     assert bearer.is_for("https://anything.example:1")
     assert not bearer.is_for("http://anything.example:1")
+
+
+@pytest.mark.parametrize(
+    ("header", "secret"),
+    [
+        ("Authorization", True),
+        ("Proxy-Authorization", True),
+        ("cookie", True),
+        ("X-Api-Key", True),
+        ("x-apikey", True),
+        ("X-Auth-Token", True),
+        ("X-CSRF-Token", True),
+        ("X-Session-Id", True),
+        ("Idempotency-Key", False),
+        ("Replicator-Ack", False),
+        ("Replicator-Term", False),
+        ("If-Match", False),
+        ("Content-Type", False),
+        ("X-Request-Id", False),
+    ],
+)
+def test_a_header_is_a_secret_by_its_name(header: str, secret: bool) -> None:
+    assert is_secret(header) == secret
 
 
 def test_what_is_given_is_checked_and_not_shown(tmp_path: Path) -> None:
