@@ -43,6 +43,7 @@ def screen(watch: Watch, now: float, *, ascii_only: bool = False) -> RenderableT
 def _heading(watch: Watch, now: float) -> RenderableType:
     status = watch.status
     leader = next((node.node for node in status.nodes if node.leads), None)
+    term = f"{status.term} (era {status.era})" if status.era > 1 else f"{status.term}"
     line = Table.grid(expand=False, padding=0)
     line.width = WIDTH
     line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -50,9 +51,9 @@ def _heading(watch: Watch, now: float) -> RenderableType:
     if watch.away:
         who = Text("Redis is away", style="bold red")
     elif leader is None:
-        who = Text(f"no node leads, term {status.term}", style="bold red")
+        who = Text(f"no node leads, term {term}", style="bold red")
     else:
-        who = Text(f"{leader} leads in term {status.term}", style="bold green")
+        who = Text(f"{leader} leads in term {term}", style="bold green")
         if status.since_at is not None:
             who.append(f", for {_span(now - status.since_at / 1000)}", style="default")
     line.add_row(Text.assemble((f"{status.group}  ", "bold"), who), Text(f"{clock(now)} UTC", style="bold"))

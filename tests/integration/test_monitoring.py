@@ -143,6 +143,19 @@ def test_the_top_of_the_dashboard_says_who_may_write_and_what_is_wrong() -> None
         assert 0 <= place["x"] <= 24 - place["w"], panel["title"]
 
 
+def test_every_alert_of_an_incident_of_the_handbook_shows_in_the_first_row() -> None:
+    """`Alerts` shows what fires by its name, of a group: so each has to be of one, and to be an alert."""
+    pages = [page.read_text() for page in (HERE.parents[1] / "docs").glob("handbook-*.md")]
+    sections = [section for page in pages for section in page.split("\n## ")[1:] if "\nAlerts: " in section]
+    assert len(sections) > 12
+    for section in sections:
+        told = set(re.findall(r"`(Replicator\w+)`", section.partition("\nAlerts: ")[2].partition("\n\n")[0]))
+        assert told, section.partition("\n")[0]
+        assert told <= set(alerts())
+        for name in told:
+            assert "$labels.group" in alerts()[name]["annotations"]["summary"], name
+
+
 def test_every_query_of_the_dashboard_can_be_parsed(tmp_path: Path) -> None:
     rules = [{"record": f"replicator:query:{number}", "expr": query} for number, query in enumerate(queries())]
     path = tmp_path / "queries.yml"

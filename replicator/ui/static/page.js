@@ -293,7 +293,7 @@ async function act(what, node) {
   const lost = [...preview.losses, ...preview.unknowns.map((each) => `not known: ${each}`)];
   const refused = preview.refusal !== null;
   const text = [element("p", {}, ...prose(refused ? `Refused: ${preview.refusal}${preview.better_node ? `; ${preview.better_node} is the better one` : ""}` :
-    lost.length ? "This would be lost, or may be:" : `Nothing is lost. ${node} lacks ${preview.lag_records ?? "an unknown number of"} records, which it reads first.`)),
+    lost.length ? "This would be lost, or may be:" : `Nothing is lost. ${node} lacks ${preview.lag_records === null ? "an unknown number of records" : counted(preview.lag_records, "record")}, to be read first.`)),
     ...(lost.length ? [element("ul", {}, ...lost.map((each) => element("li", {}, each)))] : [])];
   if (what === "switchover") {
     return open(`Switch over to ${node}?`, text, "Switch over", {}, ({ reason }) => ask("do/switchover", { node, ...given(reason) }));
