@@ -136,8 +136,7 @@ class Feed:
                 self._wake.clear()
                 try:
                     log = log or self._open()
-                    stages = RecentStages(self._metrics) if self._metrics is not None else None
-                    looks = looks or _Looks(log, told_by=self._told_by, may_act=self._may_act, stages=stages)
+                    looks = looks or self._looks_at(log)
                     self._newest = looks.next()
                     self._count += 1
                     self._tell()
@@ -147,6 +146,10 @@ class Feed:
         finally:
             if log is not None:
                 log.close()
+
+    def _looks_at(self, log: Log) -> _Looks:
+        stages = RecentStages(self._metrics) if self._metrics is not None else None
+        return _Looks(log, told_by=self._told_by, may_act=self._may_act, stages=stages)
 
     def _tell(self) -> None:
         with self._lock:
