@@ -27,6 +27,7 @@ from ..format.snapshot_parts import Progress, follow
 from ..log.interface import Batch, Log
 from ..protocol.group import GroupView, Head
 from ..runtime.backoff import Backoff
+from ..runtime.counted import counted
 from ..runtime.event_log import EventLogger
 from ..runtime.log_once import Lasting, LogOnce
 from .catalog import Catalog
@@ -144,9 +145,8 @@ class Archiver:
             self.status.position, self.status.timeline = str(newest.end.id), newest.timeline
         self.status.segment_count = report.segment_count
         where = f"goes on after {newest.end.id}" if newest else "is new"
-        logger.info(
-            "archive.begins", "the archive at %s %s: %d segments, whole", self._place.name, where, report.segment_count
-        )
+        segments = counted(report.segment_count, "segment")
+        logger.info("archive.begins", "the archive at %s %s: %s, whole", self._place.name, where, segments)
 
     def _footer(self, timeline: int, number: int) -> Footer:
         return Footer(group=self._log.group, timeline=timeline, number=number, state=self._settings.state)

@@ -36,8 +36,8 @@ class NotInArchive(ReplicatorError):
 
 
 class NeedsClass(ReplicatorError):
-    """{target}: {count} changes come after the snapshot of {as_of}, and without the application's class only snapshots
-    can be restored: give --state MODULE:CLASS, or --at {as_of}
+    """{target} is {changes} after the snapshot of {as_of}, and without the application's class only snapshots can be
+    restored: give --state MODULE:CLASS, or --at {as_of}
     """
 
     exit_code = 3

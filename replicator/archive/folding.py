@@ -26,6 +26,7 @@ from ..ops.certify import CannotRebuild
 from ..protocol.fold import Verdict, View, step
 from ..replica.applied_state import changes_of, rejecting
 from ..replica.ledger import Ledger
+from ..runtime.counted import counted
 from ..state import ReplicatedState, State, TypedResults
 from ..state.contract import at_version, check_state
 from ..storage.payload import Whole
@@ -322,7 +323,7 @@ def _as_patched(
     """A change after the snapshot: of a state without `apply`, or else one that takes the class."""
     if record.codec != CODEC:
         changes = _count_after(target, snapshot_id)
-        raise NeedsClass(target=target.id, count=changes, as_of=snapshot_id)
+        raise NeedsClass(target=target.id, changes=counted(changes, "change"), as_of=snapshot_id)
     directory = Path(stack.enter_context(TemporaryDirectory(prefix="replicator-")))
     patched = _Patched(directory, kind.most, is_private=record.is_sealed)
     if kind.parts:

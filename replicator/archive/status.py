@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from ..ops.diagnosis import Check, ok, problem, warning
+from ..runtime.counted import counted
 from .places import STATUS, Place
 
 __all__ = ["Status", "check_of", "read_status", "write_status"]
@@ -90,7 +91,8 @@ def check_of(status: Status | None, group: str, *, now_ms: int | None = None) ->
         return warning("archive", "the archiver has not yet had all of the log", "look again in a moment")
     behind = f"it had all of the log {lag_ms / 1000:.1f} s ago"
     if lag_ms > LAG_MS_MAX:
-        return warning("archive", f"{behind} ({status.lag_records} records)", "see its log, and how busy its disk is")
+        records = counted(status.lag_records, "record")
+        return warning("archive", f"{behind} ({records})", "see its log, and how busy its disk is")
     return ok("archive", behind)
 
 

@@ -14,6 +14,7 @@ from replicator.archive.opening import place_of
 from replicator.archive.status import Status, read_status
 from replicator.archive.target import Target, Wanted, resolve
 from replicator.ops.log_check import Violation
+from replicator.runtime.counted import counted
 from replicator.state import ReplicatedState
 from replicator.state.class_name import WHOLE
 from replicator.state.named_class import state_class
@@ -26,6 +27,7 @@ __all__ = [
     "archive_option",
     "at_option",
     "certify_archive",
+    "size_of",
     "state_option",
     "timeline_option",
     "timelines_text",
@@ -76,6 +78,11 @@ def maker(name: str) -> Callable[[], ReplicatedState] | None:
 _HEADINGS = ("timeline", "from", "to", "begins", "ends", "segments", "changes", "snapshots", "follows", "reason")
 
 
+def size_of(facts: ArchiveFacts) -> str:
+    records = counted(facts.record_count, "record")
+    return f"{counted(facts.segment_count, 'segment')}, {records}, {facts.records_bytes} bytes"
+
+
 def timelines_text(facts: ArchiveFacts) -> str:
     return table(_HEADINGS, [_row(each) for each in facts.timelines])
 
@@ -110,5 +117,5 @@ def certify_archive(where: str, *, output: str, snapshot_bytes_max: int) -> None
         show_json({"certified": True, "violation": None, "archive": asdict(facts)})
         return
     click.echo(timelines_text(facts))
-    click.echo(f"{facts.segment_count} segments, {facts.record_count} records, {facts.records_bytes} bytes")
+    click.echo(size_of(facts))
     click.echo("certified")

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from replicator.ops.certify import Certificate, NodeFacts
 from replicator.ops.certify_group import certify_group
 from replicator.runtime.checks import plain
+from replicator.runtime.counted import counted
 from replicator.state.named_class import REGISTRY, state_class
 
 from .archive_shown import certify_archive
@@ -99,16 +100,11 @@ def text_of(found: Certificate) -> str:
     log = found.log
     begins = f"from {log.first_id} (older ones are trimmed)" if log.trimmed else f"from {log.first_id}"
     broken_off = f" ({log.broken_snapshot_count} more broken off)" if log.broken_snapshot_count else ""
-    counted = {
-        "terms": log.term_count,
-        "changes": log.change_count,
-        "markers": log.marker_count,
-        "rebases": log.rebase_count,
-    }
-    told = ", ".join(f"{count} {what}" for what, count in counted.items())
+    counts = ((log.term_count, "term"), (log.change_count, "change"), (log.marker_count, "marker"))
+    told = ", ".join(counted(count, what) for count, what in (*counts, (log.rebase_count, "rebase")))
     lines = [
-        plain(f"log      {log.record_count} records {begins} to {log.last_id}, {log.records_bytes} bytes"),
-        f"         {told}, {log.snapshot_count} snapshots{broken_off}",
+        plain(f"log      {counted(log.record_count, 'record')} {begins} to {log.last_id}, {log.records_bytes} bytes"),
+        f"         {told}, {counted(log.snapshot_count, 'snapshot')}{broken_off}",
     ]
     if found.nodes:
         lines += ["", table(HEADINGS, [_row(node) for node in found.nodes]), ""]

@@ -12,6 +12,7 @@ import click
 from replicator.errors import ReplicatorError
 from replicator.node.options import LEASE_S_MIN
 from replicator.ops import Step
+from replicator.runtime.counted import counted
 from replicator.sandbox.drill import FAULTS, FaultReport, Report, run
 
 from .context import Seconds, Settings, output_option, show_json, show_line, table
@@ -118,7 +119,7 @@ def _row(fault: FaultReport) -> dict[str, object]:
 
 
 def _verdict(report: Report) -> Iterable[str]:
-    yield f"{report.acknowledged_count} registrations acknowledged: {_are(report.lost_tags, 'lost')}"
+    yield f"{counted(report.acknowledged_count, 'registration')} acknowledged: {_are(report.lost_tags, 'lost')}"
     yield f"{report.refused_count} refused: {_are(report.appeared_tags, 'in the state all the same')}"
     yield f"{report.unknown_count} with an unknown outcome: {report.landed_count} of them are in the state"
     if report.doubled_tags:

@@ -11,6 +11,7 @@ import orjson
 
 from replicator.errors import CheckpointError
 from replicator.runtime.checks import plain
+from replicator.runtime.counted import counted
 from replicator.service.kept_files import kept_in
 from replicator.storage import forks as files
 
@@ -55,7 +56,7 @@ def list_(data_dirs: tuple[Path, ...], output: str) -> None:
     elif not paths:
         click.echo("no forks")
     if output != "json" and (aside := kept_in(data_dirs)):
-        click.echo(f"{len(aside)} files were put aside as well: `replicator forks files`")
+        click.echo(f"{counted(len(aside), 'file was', 'files were')} put aside as well: `replicator forks files`")
     for problem in problems:
         click.echo(f"Error: {plain(str(problem))}", err=True)
     if problems:
@@ -79,11 +80,11 @@ def _when(fork: files.Fork) -> str | None:
 
 
 def _divergent_text(fork: files.Fork) -> str:
-    return (
-        f"{fork.divergent_change_count} + those in its snapshot"
-        if fork.has_more_in_snapshot
-        else str(fork.divergent_change_count)
-    )
+    return f"{fork.divergent_change_count}{_more_text(fork)}"
+
+
+def _more_text(fork: files.Fork) -> str:
+    return " + those in its snapshot" if fork.has_more_in_snapshot else ""
 
 
 @forks.command()
@@ -117,7 +118,7 @@ def _facts(fork: files.Fork) -> dict[str, object]:
         "reason": fork.reason,
         "position": f"{fork.position}; the newest term that it knew is {fork.term}",
         "parted at": f"{fork.parted_id}: up to there, the group has all of its history",
-        "divergent": f"{_divergent_text(fork)} changes",
+        "divergent": f"{counted(fork.divergent_change_count, 'change')}{_more_text(fork)}",
     }
 
 

@@ -13,12 +13,16 @@ from replicator import ops
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord
 from replicator.runtime.checks import plain
+from replicator.runtime.counted import counted
 
 from .context import Settings, output_option, show_json, size_text, table, when
 from .node_http import NodeHttp, token_options, token_to_option
 from .watch import watched
 
 __all__ = ["log", "status", "versions"]
+
+#: Why a term is not in the first era.
+OF_ERAS = "Redis came back, or its log was founded anew"
 
 
 @click.command()
@@ -62,7 +66,7 @@ def _show_status(now: ops.Status, output: str) -> None:
 
 def _status_text(now: ops.Status) -> str:
     lease = f"{now.lease_ms} ms" if now.lease_ms is not None else "none"
-    facts: dict[str, Any] = {"group": now.group, "term": now.term, "holder": now.holder or "nobody"}
+    facts: dict[str, Any] = {"group": now.group, "term": _term_text(now), "holder": now.holder or "nobody"}
     facts |= {"since": f"{when(now.since_at)} UTC"} if now.since_at is not None and now.holder else {}
     facts |= {"head": now.last_id or "-"}
     of_app = {name: value for name, value in (("app", now.app), ("version", now.version)) if value is not None}
@@ -70,8 +74,7 @@ def _status_text(now: ops.Status) -> str:
     lines.append(_writer_text(now))
     if now.last_id is not None:
         lines.append(f"log {_log_text(now)}")
-    if now.problem:
-        lines.append(f"PROBLEM  {plain(now.problem)}")
+    lines += [f"PROBLEM  {plain(problem)}" for problem in now.problems]
     lines += [f"WARNING  {plain(warning)}" for warning in now.warnings]
     if not now.nodes:
         lines.append("no node has reported yet")
@@ -79,6 +82,11 @@ def _status_text(now: ops.Status) -> str:
     headings = ("node", "role", "alive", "in_sync", "term", "position", "lag", "reported", "http", "problem")
     rows = [vars_of(node) | _node_cells(node) for node in now.nodes]
     return "\n".join([*lines, "", table(headings, rows)])
+
+
+def _term_text(now: ops.Status) -> str:
+    # In a later era terms are above a million, and whoever knew term 7 asks why.
+    return f"{now.term}{f' (era {now.era}: {OF_ERAS})' if now.era > 1 else ''}"
 
 
 def _writer_text(now: ops.Status) -> str:
@@ -92,15 +100,16 @@ def _writer_text(now: ops.Status) -> str:
 
 
 def _node_cells(node: ops.NodeStatus) -> dict[str, Any]:
-    # What has no words of its own is a code, and `replicator why` explains it.
-    problem = node.problem or ", ".join(node.codes)
-    return {"lag": _lag_text(node), "reported": f"{_age(node)} ago", "problem": problem}
+    # In words it is above the table, and `replicator why` explains the code.
+    problem = ", ".join(node.codes) or node.problem
+    role = node.role if node.alive else "-"
+    return {"role": role, "lag": _lag_text(node), "reported": f"{_age(node)} ago", "problem": problem}
 
 
 def _log_text(now: ops.Status) -> str:
-    records = "?" if now.record_count is None else f"{now.record_count}"
+    records = counted(now.record_count, "record")
     return (
-        f"{records} records, {size_text(now.log_bytes)} in Redis   snapshot {size_text(now.snapshot_bytes)}   "
+        f"{records}, {size_text(now.log_bytes)} in Redis   snapshot {size_text(now.snapshot_bytes)}   "
         f"changes since {size_text(now.changes_bytes)}, in the log {size_text(now.kept_bytes)}"
     )
 
@@ -188,7 +197,8 @@ def _record_text(record: Record) -> str:
     if isinstance(record, ChangeRecord):
         if record.version:
             return f"{line}  the group is at version {record.version}"
-        return f"{line}  {record.count} changes, {len(record.body)} bytes" if record.count else f"{line}  marker"
+        changes = f"{counted(record.count, 'change')}, {len(record.body)} bytes"
+        return f"{line}  {changes}" if record.count else f"{line}  marker"
     assert isinstance(record, PartRecord)
     whole = f" of {record.parts}, complete" if record.is_last else ""
     return f"{line}  part {record.part + 1}{whole}, state as of {record.as_of.id}, {len(record.body)} bytes"

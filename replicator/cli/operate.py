@@ -10,6 +10,7 @@ import click
 from replicator import ops
 from replicator.errors import ReplicatorError
 from replicator.ops import risks
+from replicator.runtime.counted import counted
 
 from .confirm import confirm, yes_option
 from .context import NAME, Seconds, Settings, operator, output_option, show_json, show_line
@@ -81,7 +82,8 @@ def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
     if output == "json":
         show_json(preview.to_dict())
     else:
-        lag = "not known" if preview.lag_records is None else f"{preview.lag_records} records, which it reads first"
+        records = counted(preview.lag_records, "record")
+        lag = "not known" if preview.lag_records is None else f"{records}, which it reads first"
         show_line(f"behind the log by: {lag}")
         for heading, lines in (("lost (kept as forks)", preview.losses), ("not known", preview.unknowns)):
             show_line(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")

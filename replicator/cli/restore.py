@@ -26,6 +26,7 @@ from replicator.format.keyed import change_in, key_of
 from replicator.format.patch import CODEC
 from replicator.format.records import ACT, ChangeRecord, PartRecord, Record
 from replicator.runtime.checks import plain
+from replicator.runtime.counted import counted
 from replicator.state.class_name import WHOLE
 from replicator.storage import disk
 
@@ -35,6 +36,7 @@ from .archive_shown import (
     archive_option,
     at_option,
     maker,
+    size_of,
     state_option,
     timeline_option,
     timelines_text,
@@ -149,7 +151,7 @@ def _lines(folded: Folded) -> dict[str, Any]:
         "record": f"{told['id']}, written {when(told['written_at'])} UTC, in term {told['term']}",
         "group": f"{told['group']}, of `{told['app']}`, version {told['version']}, log {told['log_id']}",
         "timeline": told["timeline"],
-        "made of": f"{made}, and {told['change_count']} changes since ({told['rejected_count']} rejected)",
+        "made of": f"{made}, and {counted(told['change_count'], 'change')} since ({told['rejected_count']} rejected)",
         "digest": told["digest"],
     }
 
@@ -163,14 +165,14 @@ def _show_archive(opened: Opened, output: str) -> None:
         return
     if facts.timelines:
         click.echo(timelines_text(facts))
-    click.echo(f"{facts.segment_count} segments, {facts.record_count} records, {facts.records_bytes} bytes")
+    click.echo(size_of(facts))
     if status is None:
         click.echo("nothing is known of an archiver")
         return
     says = "is at work" if status.alive() else "has ended" if status.ended else "does not report"
     behind = f"{lag_ms / 1000:.1f} s" if lag_ms is not None else "not known"
     click.echo(f"the archiver on {plain(status.host)} (process {status.pid}) {says}; lag {behind}, "
-               f"{status.lag_records} records")  # fmt: skip
+               f"{counted(status.lag_records, 'record')}")  # fmt: skip
     if status.problem:
         click.echo(f"problem: {plain(status.problem)}")
 

@@ -10,6 +10,7 @@ from replicator import ops
 from replicator.errors import ConfigError, SkipRefused
 from replicator.format.ids import RecordId
 from replicator.ops import risks
+from replicator.runtime.counted import counted
 
 from .confirm import confirm, yes_option
 from .context import NAME, Seconds, Settings, operator, output_option, show_json, show_line
@@ -56,7 +57,7 @@ def skip(
     else:
         show_line(
             f"{done.primary} leads in term {done.term}, from {done.first_id} on, without {done.skipped_id} "
-            f"({_changes(done.change_count)}; {done.took_ms:.0f} ms)"
+            f"({counted(done.change_count, 'change')}; {done.took_ms:.0f} ms)"
         )
 
 
@@ -72,13 +73,9 @@ def _show_preview(preview: ops.SkipPreview, output: str) -> None:
         show_json(preview.to_dict())
     else:
         count = preview.change_count
-        show_line(f"lost: {'nothing that the log has' if count is None else _changes(count)}")
+        show_line(f"lost: {'nothing that the log has' if count is None else counted(count, 'change')}")
         show_line(f"rebuilt without it: {', '.join(preview.applied_nodes) or 'no node that has applied it is known'}")
     if preview.refusal is not None:
         raise SkipRefused(change=preview.skipped_id, node=preview.node, reason=preview.refusal)
     if output == "table":
         show_line(f"would go on without {preview.skipped_id}, on {preview.node}")
-
-
-def _changes(count: int) -> str:
-    return "1 change" if count == 1 else f"{count} changes"

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from replicator.ops import NodeStatus
 from replicator.runtime.checks import plain
+from replicator.runtime.counted import counted
 
 from .context import size_text
 from .watching import LAGS_KEPT, Health, Watch, clock
@@ -42,6 +43,7 @@ def screen(watch: Watch, now: float, *, ascii_only: bool = False) -> RenderableT
 def _heading(watch: Watch, now: float) -> RenderableType:
     status = watch.status
     leader = next((node.node for node in status.nodes if node.leads), None)
+    term = f"{status.term} (era {status.era})" if status.era > 1 else f"{status.term}"
     line = Table.grid(expand=False, padding=0)
     line.width = WIDTH
     line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -49,9 +51,9 @@ def _heading(watch: Watch, now: float) -> RenderableType:
     if watch.away:
         who = Text("Redis is away", style="bold red")
     elif leader is None:
-        who = Text(f"no node leads, term {status.term}", style="bold red")
+        who = Text(f"no node leads, term {term}", style="bold red")
     else:
-        who = Text(f"{leader} leads in term {status.term}", style="bold green")
+        who = Text(f"{leader} leads in term {term}", style="bold green")
         if status.since_at is not None:
             who.append(f", for {_span(now - status.since_at / 1000)}", style="default")
     line.add_row(Text.assemble((f"{status.group}  ", "bold"), who), Text(f"{clock(now)} UTC", style="bold"))
@@ -65,8 +67,8 @@ def _facts(watch: Watch, now: float) -> Text:
         return Text(f"last looked {ago} ago: term {status.term}, holder {status.holder or 'nobody'}, head "
                     f"{status.last_id or '-'}", style="dim")  # fmt: skip
     lease = "none" if status.lease_ms is None else f"{status.lease_ms / 1000:.1f} s"
-    records = "?" if status.record_count is None else str(status.record_count)
-    facts = [f"lease {lease}", f"head {status.last_id or '-'}", f"{records} records, {size_text(status.log_bytes)}"]
+    records = counted(status.record_count, "record")
+    facts = [f"lease {lease}", f"head {status.last_id or '-'}", f"{records}, {size_text(status.log_bytes)}"]
     if status.version is not None:
         facts.append(f"version {status.version}")
     line = Text("   ".join(facts), no_wrap=True, overflow="ellipsis")
@@ -91,7 +93,7 @@ def _nodes(watch: Watch, *, ascii_only: bool) -> RenderableType:
     for node in watch.status.nodes:
         lags = sparkline(watch.lags.get(node.node, ()), ascii_only=ascii_only)
         state, style = _state(node)
-        role = Text(node.role, style="bold green" if node.leads else "")
+        role = Text(node.role if node.alive else "-", style="bold green" if node.leads else "")
         table.add_row(
             plain(node.node), role, Text(state, style=style), _lag(node), Text(lags, style="cyan"), _age(node)
         )
@@ -154,11 +156,8 @@ def _troubles(watch: Watch, now: float) -> Iterable[RenderableType]:
     if watch.away:
         found.append(("REDIS", f"away for {_span(now - watch.away_since)}: {watch.away}", "bold red"))
     else:
-        if watch.status.problem:
-            paused = watch.status.codes == ["paused"]
-            found.append(("PROBLEM", watch.status.problem, "bold yellow" if paused else "bold red"))
-        nodes = [node for node in watch.status.nodes if node.alive and node.problem]
-        found += [("PROBLEM", f"{node.node}: {node.problem}", "bold yellow") for node in nodes]
+        style = "bold yellow" if watch.status.codes == ["paused"] else "bold red"
+        found += [("PROBLEM", each, style) for each in watch.status.problems]
         found += [("WARNING", each, "yellow") for each in watch.status.warnings]
     if not found:
         return

@@ -7,6 +7,7 @@ import textwrap
 import click
 
 from replicator import ops
+from replicator.protocol.reasons import ReasonCode
 from replicator.runtime.checks import plain
 
 from .context import NAME, Settings, output_option, show_json, show_line
@@ -32,12 +33,21 @@ def why(settings: Settings, node: str, output: str) -> None:
         show_json(told.to_dict())
         return
     age = f"{told.age_ms / 1000:.1f} s ago" if told.age_ms < 100_000 else f"{told.age_ms / 60_000:.0f} min ago"
-    show_line(f"{told.node}  {told.role}, at {told.position} in term {told.term}, reported {age}")
+    role = "not alive" if _is_absent(told) else told.role
+    show_line(f"{told.node}  {role}, at {told.position} in term {told.term}, reported {age}")
     for question, words in ASKED.items():
         click.echo(f"\n{words.ljust(16)}{'yes' if getattr(told, question) else 'no'}")
         for each in told.reasons:
             if each.question == question:
                 click.echo(_reason_text(each))
+
+
+def _is_absent(told: ops.Why) -> bool:
+    """Whether it has no role, as it does not report."""
+    return any(each.question == "ready" and each.code in _ABSENT for each in told.reasons)
+
+
+_ABSENT = (ReasonCode.NOT_REPORTING, ReasonCode.STOPPED)
 
 
 def _reason_text(each: ops.Answer) -> str:

@@ -28,6 +28,7 @@ from ..format.ids import ZERO_ID, RecordId
 from ..log.interface import Ack, Log
 from ..replica.replica import Replica
 from ..runtime.backoff import Backoff
+from ..runtime.counted import counted
 from ..runtime.threads import started
 from .confirmations import Confirmations
 from .lease import Lease
@@ -186,7 +187,9 @@ class Acks:
 
     def _not_acknowledged(self, waiter: Waiter) -> NotAcknowledged:
         have = self._nodes_with(waiter.id)
-        problem = f"{have} of {waiter.level.others} standbys say that they have it on their disks"
+        others = waiter.level.others
+        say = "says that it has it on its disk" if others == 1 else "say that they have it on their disks"
+        problem = f"{have} of {counted(others, 'standby')} {say}"
         if self._is_unsynced(waiter):
             problem += ", and the primary's own disk does not have it yet"
         return NotAcknowledged(id=waiter.id, problem=problem)

@@ -22,6 +22,7 @@ from ..log.interface import Log
 from ..protocol.group import Code
 from ..protocol.node_state import NodeState
 from ..runtime.backoff import Backoff
+from ..runtime.counted import counted
 from ..runtime.threads import started
 from .lease import Lease
 from .waiters import Level, Task, Waiter, Waiters, tell
@@ -198,4 +199,4 @@ def _pause_s(answer: _Answer, backoff: Backoff) -> float:
 def _missing(level: Level, have: int) -> str:
     if level.kind == "fsynced":
         return "it is not on the disk of Redis yet"
-    return f"{have} of {level.others} replicas have it"
+    return f"{have} of {counted(level.others, 'replica has it', 'replicas have it')}"

@@ -17,6 +17,7 @@ from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.liveness import Sight
 from ..protocol.node_state import NodeState, role_of
+from ..runtime.counted import counted
 from .problems import Unhealthy
 
 __all__ = [
@@ -209,7 +210,6 @@ def _standby_unready(now: Condition) -> Unready | None:
         problem = "this standby sees no log to follow, or has not seen it lately: nobody knows how far behind it is"
         return Unready("lag_unknown", problem)
     if now.lag.records > BEHIND_RECORDS_MAX or now.behind_s > BEHIND_S_MAX:
-        return Unready(
-            "behind", f"this standby is {now.lag.records} records behind, and has been for {now.behind_s:.0f} s"
-        )
+        records = counted(now.lag.records, "record")
+        return Unready("behind", f"this standby is {records} behind, and has been for {now.behind_s:.0f} s")
     return None

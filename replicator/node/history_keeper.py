@@ -20,6 +20,7 @@ from ..log.interface import Log
 from ..protocol.group import GroupView
 from ..protocol.history import History, HistoryEntry, merged
 from ..replica.replica import Replica
+from ..runtime.counted import counted
 from ..runtime.event_log import EventLogger
 from ..runtime.log_once import Lasting, LogOnce
 
@@ -117,7 +118,8 @@ class HistoryKeeper:
                 return False
             self._end = end
         if lost:
-            logger.warning("history.restored", "put %d entries of the history back that Redis had lost", len(lost))
+            entries = counted(len(lost), "entry", "entries")
+            logger.warning("history.restored", "put %s of the history back that Redis had lost", entries)
         return True
 
     def _take(self, entries: Sequence[HistoryEntry]) -> None:

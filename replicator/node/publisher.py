@@ -23,6 +23,7 @@ from ..protocol.snapshot_due import NEVER, snapshot_is_due
 from ..replica.ledger import LedgerImage
 from ..replica.replica import Replica
 from ..runtime.backoff import Backoff
+from ..runtime.counted import counted
 from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.log_once import Lasting, LogOnce
@@ -141,9 +142,9 @@ class Publisher:
                 collector.release()
         logger.info(
             "snapshot.published",
-            "published the state as of %s in %d parts",
+            "published the state as of %s in %s",
             snapshot.as_of.id,
-            parts.count,
+            counted(parts.count, "part"),
             parts=parts.count,
         )
         return True

@@ -119,7 +119,8 @@ class _LoopPulse:
         if asked.in_a_read:
             what = f"a task has awaited something inside of reading() for {self._limit_s:.3g} s"
             return f"{what}, so the state stands still: use areading()"
-        return f"the event loop of the application does not turn: something has blocked it for {self._limit_s:.3g} s"
+        what = f"the event loop of the application does not turn: something has blocked it for {self._limit_s:.3g} s"
+        return f"{what}; if it goes on, restart that service"
 
     def _ask(self, asked: _Asked) -> None:
         asked.pending = True

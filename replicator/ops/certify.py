@@ -26,6 +26,7 @@ from ..log.interface import Log
 from ..protocol.group import Head
 from ..replica.applied_state import changes_of, rejecting
 from ..replica.ledger import Ledger
+from ..runtime.counted import counted
 from ..state import ReplicatedState, State, TypedResults
 from ..state.class_name import are_alike, kind_of
 from ..state.contract import at_version, check_state
@@ -365,7 +366,7 @@ def _walk(log: Log, head: Head, walk: LogVerifier, nodes: Sequence[Compared], pr
         after = batch.records[-1].id
         if walk.facts.record_count // RECORDS_A_REPORT > told:
             told = walk.facts.record_count // RECORDS_A_REPORT
-            text = f"{walk.facts.record_count} records are good, up to {after} of {upto}"
+            text = f"{counted(walk.facts.record_count, 'record is', 'records are')} good, up to {after} of {upto}"
             progress(Step(text, after.n - first, upto.n - first))
 
 

@@ -18,6 +18,7 @@ from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.missing_nodes import named
 from ..protocol.reasons import Facts, ReasonCode, reason
+from ..runtime.counted import counted
 
 __all__ = [
     "OK",
@@ -144,8 +145,8 @@ def _log(look: GroupView) -> Iterator[Check]:
 def _primary(look: GroupView) -> Iterator[Check]:
     """Whether a node holds the term; if not, what happens next."""
     head = look.head
-    if head is None:
-        return
+    if head is None or election.broken(look):
+        return  # the cause is the log, and nobody takes a term in it
     if (stuck := skip.suggested(look)) is not None:
         change, node = stuck
         do = (
@@ -447,9 +448,9 @@ def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check
 
 def _of_its_state(name: str, heartbeat: Heartbeat) -> Iterator[Check]:
     if heartbeat.stalled:
-        yield coded(problem(name, "it cannot lead, or take anything in", heartbeat.stalled), ReasonCode.STALLED)
+        yield coded(Check(check=name, level=PROBLEM, message=heartbeat.stalled), ReasonCode.STALLED)
     if heartbeat.problem:
-        yield coded(problem(name, "it reports a problem", heartbeat.problem), ReasonCode.PROBLEM)
+        yield coded(Check(check=name, level=PROBLEM, message=heartbeat.problem), ReasonCode.PROBLEM)
     if heartbeat.diverged:
         what = f"its state differs from the primary's at {heartbeat.diverged}"
         by_hand = f"by `replicator reinit {heartbeat.node}`"
@@ -473,7 +474,7 @@ def _of_its_place(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[
         yield coded(found, ReasonCode.AHEAD_OF_LOG, places)
     lag = lag_as_reported(heartbeat, look)
     if lag.records and heartbeat.behind_ms > BEHIND_MS_MAX:
-        what = f"it is {lag.records} records behind, and has been for {heartbeat.behind_ms / 1000:.0f} s"
+        what = f"it is {counted(lag.records, 'record')} behind, and has been for {heartbeat.behind_ms / 1000:.0f} s"
         found = warning(name, what, "see to its machine, its disk and its network")
         yield coded(found, ReasonCode.BEHIND, {"lag_records": lag.records, "behind_ms": heartbeat.behind_ms})
 

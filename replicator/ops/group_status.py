@@ -15,13 +15,15 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..format.ids import era_of
 from ..log.interface import Log, LogSize
 from ..node.health import lag_as_reported
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.versions import version_of
 from .common import looked
-from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
+from .diagnosis import PROBLEM, WARNING, checks_of_group, is_known, term_holder
+from .findings import findings_of, line_of
 from .why import role_of, why_of
 
 __all__ = [
@@ -88,8 +90,9 @@ class Status:
     `last_id`: the newest record. `record_count` and `log_bytes`: the size of the log in Redis. `snapshot_bytes`:
     that of the newest snapshot, as it was sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes in
     the log. None: not known.
-    `problem`: what is wrong with the group, in one line, or None; `warnings`: what is worth a look.
-    `codes`: those of those among both that have one (docs/reasons.md).
+    `problems`: what keeps it from writing, or leaves nobody to take over (`findings.py`); `problem`: the same in one
+    line, or None; `warnings`: what is worth a look. `codes`: those of what is wrong with the group itself
+    (docs/reasons.md). `era`: that of the term, counted from 1.
     `app`: of which application its log is; `version`: the one that it is at. `since_at`: when the term was taken (unix
     ms, by the clock of Redis). None: not known.
     """
@@ -113,6 +116,8 @@ class Status:
     version: int | None
     since_at: int | None
     codes: list[str]
+    problems: list[str]
+    era: int
 
     @property
     def well(self) -> bool:
@@ -158,8 +163,8 @@ class RecentSize:
 def status_of(group: str, look: GroupView, size: LogSize) -> Status:
     """The status that follows from a look and the size of the log."""
     head = look.head
-    found, paused = checks_of_group(look) if is_known(look) else [], pause_of(look)
-    of_nodes = [f"{check.check}: {check.message}" for check in checks_of_nodes(look) if check.level == WARNING]
+    of_group, found = checks_of_group(look) if is_known(look) else [], findings_of(look)
+    problems = [line_of(check) for check in found if check.level == PROBLEM]
     primary = look.heartbeats.get(term_holder(look) or "")
     primary = primary if primary is not None and primary.alive else None
     return Status(
@@ -176,12 +181,14 @@ def status_of(group: str, look: GroupView, size: LogSize) -> Status:
         changes_bytes=primary.changes_bytes if primary else None,
         kept_bytes=_kept_bytes(primary, size) if primary else None,
         nodes=[node_status(heartbeat, look) for _, heartbeat in sorted(look.heartbeats.items())],
-        problem="; ".join(check.message for check in found if check.level == PROBLEM or check == paused) or None,
-        warnings=[check.message for check in found if check.level == WARNING and check != paused] + of_nodes,
+        problem="; ".join(problems) or None,
+        warnings=[line_of(check) for check in found if check.level == WARNING],
         app=(head.app or None) if head else None,
         version=version_of(look),
         since_at=(head.since or None) if head else None,
-        codes=list(dict.fromkeys(check.code.value for check in found if check.code is not None)),
+        codes=list(dict.fromkeys(check.code.value for check in of_group if check.code is not None)),
+        problems=problems,
+        era=era_of(look.term) + 1,
     )
 
 

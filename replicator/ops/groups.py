@@ -56,7 +56,9 @@ def _summary(name: str, log: Log) -> GroupSummary:
         )
     finally:
         log.close()
-    of_nodes = [f"{node.node}: {node.problem}" for node in now.nodes if node.alive and node.problem]
+    known = now.problem or ""
+    nodes = [node for node in now.nodes if node.alive and node.problem and node.problem not in known]
+    of_nodes = [f"{node.node}: {node.problem}" for node in nodes]
     return GroupSummary(
         group=name,
         app=now.app,

@@ -21,6 +21,7 @@ from ..protocol.group import Claim, Code, GroupView, Head, Reply
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.reasons import Facts
 from ..runtime import checks
+from ..runtime.counted import counted
 from .common import GRACE_S, LEASE_MS, POLL_EVERY_S, Progress, check_call, led_head, looked, silent, switched
 from .diagnosis import term_holder
 from .group_status import node_status
@@ -331,9 +332,9 @@ def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: flo
         if heartbeat.in_sync and heartbeat.position.id >= target:
             return
         behind = target.n - heartbeat.position.id.n
-        progress(f"waiting for {node}, which is {behind} record{'s'[: behind != 1]} behind")
+        progress(f"waiting for {node}, which is {counted(behind, 'record')} behind")
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{node} does not keep up: it is {behind} records behind; nothing was done")
+            raise TimeoutError(f"{node} does not keep up: it is {counted(behind, 'record')} behind; nothing was done")
         time.sleep(POLL_EVERY_S)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from ..format.ids import ZERO_ID
 from ..log.interface import Log
 from ..protocol.group import NO_DIGEST
+from ..runtime.counted import counted
 from .common import GRACE_S, POLL_EVERY_S, Progress, Step, check_call, led_head, silent
 
 __all__ = [
@@ -45,7 +46,7 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
             return str(now.snapshot_at)
         if now.part_next > parts:
             parts = now.part_next
-            progress(f"{parts} parts are in the log")
+            progress(f"{counted(parts, 'part is', 'parts are')} in the log")
         time.sleep(POLL_EVERY_S)
     raise TimeoutError(f"{head.node} has not completed a snapshot after {timeout_s} s")
 
@@ -119,7 +120,7 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = s
             late = sorted(set(live) - set(digests))
             if len(digests) > told:
                 told = len(digests)
-                progress(Step(f"{told} of {len(live)} nodes reported at {at}", told, len(live)))
+                progress(Step(f"{told} of {counted(len(live), 'node')} reported at {at}", told, len(live)))
             if not late or time.monotonic() > deadline:
                 known = {name for name, heartbeat in look.heartbeats.items() if not heartbeat.left}
                 silent = sorted(known - set(live) - set(digests))

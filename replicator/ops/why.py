@@ -20,6 +20,7 @@ from ..protocol import election
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.reasons import Facts, Reason, ReasonCode, reason
+from ..runtime.counted import counted
 from .common import check_call, check_is_known, looked
 from .diagnosis import OK, Check, checks_of_group, checks_of_node, pause_of, term_holder
 
@@ -276,7 +277,7 @@ def _lag(heartbeat: Heartbeat, look: GroupView) -> list[Reason]:
         words = "it sees no log to follow, so nobody knows how far behind it is"
         return [reason(ReasonCode.LAG_UNKNOWN, words)]
     if lag.records > BEHIND_RECORDS_MAX:
-        words = f"it is {lag.records} records behind"
+        words = f"it is {counted(lag.records, 'record')} behind"
         return [reason(ReasonCode.BEHIND, words, {"lag_records": lag.records, "behind_ms": heartbeat.behind_ms})]
     return []
 

@@ -116,7 +116,11 @@ def serve(
         run=run,
         publish_every_s=program.publish_every_s,
     )
-    feed = Feed(lambda: RedisLog(redis, group, sealing=sealing_of(options.key_file, group)), told_by=f"node {name}")
+    feed = Feed(
+        lambda: RedisLog(redis, group, sealing=sealing_of(options.key_file, group)),
+        told_by=f"node {name}",
+        metrics=node.own_metrics,
+    )
     page = ui_routes(feed)
     served = health_app(node, routes=page) if beside else registry_app(node, routes=page)
     server = WebServer(

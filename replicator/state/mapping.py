@@ -26,6 +26,7 @@ from typing import Any
 import orjson
 
 from ..errors import InvalidChange, NotJSON
+from ..runtime.counted import counted
 from .changes import Change, checked_change, named
 from .segments import Segments
 from .slices import slices
@@ -94,7 +95,7 @@ class DictState(Mapping[str, Any]):
         return len(self._held)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {len(self)} keys>"
+        return f"<{type(self).__name__} of {counted(len(self), 'key')}>"
 
     # --- as a state ---
 

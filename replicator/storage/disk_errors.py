@@ -36,7 +36,8 @@ def lost_writes(error: BaseException) -> bool:
 def _explained(error: sqlite3.Error, path: Path) -> str:
     code = code_of(error)
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return f"{error} ({disk.free_mb(path)} on that disk); nothing was saved"
+        do = "make room there" if code == sqlite3.SQLITE_FULL else "see to that disk"
+        return f"{error} ({disk.free_mb(path)} on that disk), and nothing was saved: {do}"
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return f"{error}; restart the node: it sets the file aside and rebuilds itself from the log"
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

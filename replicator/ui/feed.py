@@ -17,11 +17,13 @@ from ..errors import CorruptRecord, ReplicatorError
 from ..format.ids import RecordId
 from ..format.records import Record
 from ..log.interface import Log
+from ..metrics.node_metrics import NodeMetrics
 from ..ops import RecentSize, history, looked
 from ..protocol.group import GroupView
 from ..runtime.event_log import EventLogger
 from ..runtime.threads import started
 from .picture import Picture, Seen, picture_of, terms_shown, with_redis_away
+from .stages import RecentStages
 
 __all__ = ["Feed", "FullHouse"]
 
@@ -44,14 +46,22 @@ class FullHouse(Exception):
 
 
 class Feed:
-    """`log`: opens the log, by the first who watches. `told_by`: who says all this. `may_act`: told on to the page."""
+    """`log`: opens the log, by the first who watches. `told_by`: who says all this. `may_act`: told on to the page.
+    `metrics`: of the node that serves it, if one does."""
 
     def __init__(
-        self, log: Callable[[], Log], *, told_by: str, may_act: bool = False, every_s: float = EVERY_S
+        self,
+        log: Callable[[], Log],
+        *,
+        told_by: str,
+        may_act: bool = False,
+        metrics: Callable[[], NodeMetrics] | None = None,
+        every_s: float = EVERY_S,
     ) -> None:
         self._open = log
         self._told_by = told_by
         self._may_act = may_act
+        self._metrics = metrics
         self._every_s = every_s
         self._lock = threading.Lock()
         self._watchers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
@@ -126,7 +136,7 @@ class Feed:
                 self._wake.clear()
                 try:
                     log = log or self._open()
-                    looks = looks or _Looks(log, told_by=self._told_by, may_act=self._may_act)
+                    looks = looks or self._looks_at(log)
                     self._newest = looks.next()
                     self._count += 1
                     self._tell()
@@ -136,6 +146,10 @@ class Feed:
         finally:
             if log is not None:
                 log.close()
+
+    def _looks_at(self, log: Log) -> _Looks:
+        stages = RecentStages(self._metrics) if self._metrics is not None else None
+        return _Looks(log, told_by=self._told_by, may_act=self._may_act, stages=stages)
 
     def _tell(self) -> None:
         with self._lock:
@@ -150,10 +164,11 @@ class Feed:
 class _Looks:
     """One look after the other at a group."""
 
-    def __init__(self, log: Log, *, told_by: str, may_act: bool) -> None:
+    def __init__(self, log: Log, *, told_by: str, may_act: bool, stages: RecentStages | None) -> None:
         self._log = log
         self._told_by = told_by
         self._may_act = may_act
+        self._stages = stages
         self._before: GroupView | None = None
         self._last: Picture | None = None
         self._last_at = time.monotonic()
@@ -182,6 +197,7 @@ class _Looks:
             look_ms=look_ms,
             terms=self._of_terms(look),
             records=self._records,
+            stages=self._stages.at(began) if self._stages is not None else None,
         )
         before, self._before = self._before, look
         return picture_of(self._log.group, seen, before, taken_at=now, told_by=self._told_by, may_act=self._may_act)
@@ -225,5 +241,5 @@ def _nothing_yet(group: str, told_by: str, *, may_act: bool) -> Picture:
         taken_at=0, told_by=told_by, redis_problem=None, redis_away_ms=None, look_ms=None, may_act=may_act,
         headline={"level": "problem", "text": "nothing was seen yet."},
         status={"group": group, "term": 0, "holder": None, "nodes": [], "problem": None, "warnings": []},
-        checks=[], record_rate=None, terms=[], records=[],
+        findings=[], checks=[], record_rate=None, terms=[], records=[], stages=None,
     )  # fmt: skip

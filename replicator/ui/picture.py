@@ -14,10 +14,19 @@ from ..format.ids import ZERO_ID
 from ..format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord
 from ..log.interface import LogSize
 from ..ops import status_of
-from ..ops.diagnosis import OK, PROBLEM, Check, checks_of_group, checks_of_nodes, is_known
+from ..ops.diagnosis import OK, PROBLEM, WARNING, Check, checks_of_group, checks_of_nodes, is_known
+from ..ops.findings import findings_of
 from ..protocol.election import NOBODY
 from ..protocol.group import GroupView
 from ..protocol.history import History, HistoryEntry
+from ..runtime.counted import counted
+from .stages import StageShown
+
+#: What helps while it is away.
+WITHOUT_REDIS = (
+    "If it is down, nobody may write, and no standby can take over: bring it back, with its data, and the group goes "
+    "on by itself. If the nodes reach it, they go on: see why this machine does not."
+)
 
 __all__ = ["Picture", "Seen", "picture_of", "record_shown", "terms_shown", "with_redis_away"]
 
@@ -26,7 +35,9 @@ __all__ = ["Picture", "Seen", "picture_of", "record_shown", "terms_shown", "with
 class Picture:
     """What the page gets. `taken_at`: unix ms, by the clock of who looked. `redis_problem`: why what is shown is older
     than that; null: it is not. `look_ms`: how long the look took. `record_rate`: records a second since the look
-    before; null: not known yet. `headline`: who may write, or why nobody may. `may_act`: the page has the actions.
+    before; null: not known yet. `headline`: who may write, or why nobody may; `findings`: what is wrong, as above the
+    table of `status`. `may_act`: the page has the actions. `stages`: how long those of a change took on the node that
+    serves the page (`stages.py`); null: no node does.
     """
 
     taken_at: int
@@ -36,11 +47,13 @@ class Picture:
     look_ms: float | None
     may_act: bool
     headline: dict[str, str]
+    findings: list[dict[str, str]]
     status: dict[str, Any]
     checks: list[dict[str, str]]
     record_rate: float | None
     terms: list[dict[str, Any]]
     records: list[dict[str, Any]]
+    stages: list[dict[str, Any]] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +65,7 @@ class Seen:
     look_ms: float
     terms: Sequence[dict[str, Any]]
     records: Sequence[Record]
+    stages: Sequence[StageShown] | None = None
 
 
 def picture_of(
@@ -60,6 +74,7 @@ def picture_of(
     """`before`: the look before this one, if there was one."""
     look = seen.look
     checks = [*checks_of_group(look), *checks_of_nodes(look)] if is_known(look) else []
+    found = findings_of(look)
     return Picture(
         taken_at=taken_at,
         told_by=told_by,
@@ -67,12 +82,14 @@ def picture_of(
         redis_away_ms=None,
         look_ms=round(seen.look_ms, 2),
         may_act=may_act,
-        headline=_headline(group, look, checks),
+        headline=_headline(group, look, checks, found),
+        findings=[{"check": each.check, "level": each.level, "message": each.message} for each in found],
         status=status_of(group, look, seen.size).to_dict(),
         checks=[asdict(check) for check in checks],
         record_rate=_rate(look, before),
         terms=list(seen.terms),
         records=[record_shown(record) for record in reversed(seen.records)],
+        stages=None if seen.stages is None else [each._asdict() for each in seen.stages],
     )
 
 
@@ -82,9 +99,11 @@ def with_redis_away(picture: Picture, problem: str, *, taken_at: int, away_ms: i
     status["nodes"] = [{**node, "age_ms": node["age_ms"] + away_ms} for node in status["nodes"]]
     known = picture.headline["text"].removesuffix(".")
     headline = {"level": PROBLEM, "text": f"Redis is not reached. Before that: {known}."}
+    # What was wrong before helps nobody now: there is nothing to promote in, or to resume.
+    found = {"check": "Redis", "level": PROBLEM, "message": f"{problem}. {WITHOUT_REDIS}"}
     return replace(
         picture, taken_at=taken_at, redis_problem=problem, redis_away_ms=away_ms, look_ms=None, record_rate=None,
-        status=status, headline=headline,
+        status=status, headline=headline, findings=[found],
     )  # fmt: skip
 
 
@@ -134,13 +153,13 @@ def _what(record: Record) -> str:
             return f"the group is at version {record.version}"
         if record.codec == ACT or not record.count:
             return "a marker"
-        return "1 change" if record.count == 1 else f"{record.count} changes"
+        return counted(record.count, "change")
     assert isinstance(record, PartRecord)
     whole = f" of {record.parts}, complete" if record.is_last else ""
     return f"part {record.part + 1}{whole} of a snapshot, state as of {record.as_of.id}"
 
 
-def _headline(group: str, look: GroupView, checks: Sequence[Check]) -> dict[str, str]:
+def _headline(group: str, look: GroupView, checks: Sequence[Check], found: Sequence[Check]) -> dict[str, str]:
     """Who may write. Other problems are in the list below it."""
     if not is_known(look):
         return {"level": PROBLEM, "text": f"This Redis knows no group {group}."}
@@ -149,10 +168,16 @@ def _headline(group: str, look: GroupView, checks: Sequence[Check]) -> dict[str,
     if about is None:
         return {"level": PROBLEM, "text": "Nobody may write."}
     if about.level == OK:
-        others = sum(check.level == PROBLEM for check in checks)
-        what = f" {others} problem{'s'[: others != 1]} below." if others else ""
-        return {"level": PROBLEM if others else OK, "text": f"{look.head.node if look.head else ''} may write.{what}"}
-    return {"level": about.level, "text": f"Nobody may write: {about.message.split(':')[0]}."}
+        # It is about writes: a cross is for those who cannot write.
+        text = f"{look.head.node if look.head else ''} may write.{_below(found)}"
+        return {"level": WARNING if found else OK, "text": text}
+    return {"level": PROBLEM, "text": f"Nobody may write: {about.message.split(':')[0]}."}
+
+
+def _below(found: Sequence[Check]) -> str:
+    counts = ((sum(each.level == level for each in found), level) for level in (PROBLEM, WARNING))
+    told = " and ".join(counted(count, level) for count, level in counts if count)
+    return f" {told[:1].upper()}{told[1:]} below." if told else ""
 
 
 def _rate(look: GroupView, before: GroupView | None) -> float | None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
+from ..runtime.counted import counted
 from .failures import Failure
 from .health import health_of, readiness_of
 from .served_node import ServedNode
@@ -136,7 +137,8 @@ def _too_late(node: ServedNode[Any], lag: int | None, lag_s: float | None) -> Fa
         if records is None:
             return _unavailable("lag_unknown", "how many records it lacks is not known: nobody leads, or Redis is away")
         if records > lag:
-            return _unavailable("behind", f"it lacks {records} records, and {lag} were allowed")
+            lacks = counted(records, "record")
+            return _unavailable("behind", f"it lacks {lacks}, and {counted(lag, 'was', 'were')} allowed")
     if lag_s is not None:
         stale_s = node.stale_s
         if stale_s is None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,12 @@ def test_the_page_of_a_node_is_to_look_at(group: Group, browser: Any) -> None:
     page = Page(browser, f"http://127.0.0.1:{group.ports['c']}/ui")
     page.headline("^✔ a may write")
     page.sees("#told", "told by node c")
+    # and tells how long a change takes there
+    body = json.dumps({"owner": "test", "hostname": "web-1"}).encode()
+    asked = f"http://127.0.0.1:{group.ports['a']}/v1/nodes"
+    urllib.request.urlopen(urllib.request.Request(asked, body, {"Content-Type": "application/json"})).close()
+    page.sees("#stages tbody", "standby: from the primary's stamp until applied here")
+    page.sees("#stages tbody", "apply: .* ms")
     assert page.page.get_by_role("button").count() == 0
     assert page.errors == []
 
@@ -237,6 +244,8 @@ def test_when_redis_is_away_and_when_its_own_process_is_gone(group: Group, brows
     group.redis.pause()
     page.headline("^✖ Redis is not reached. Before that: ")
     page.sees("#facts", "away for")
+    page.sees("#problems", "bring it back, with its data")
+    playwright.expect(page.page.get_by_role("button")).to_have_count(0)
     group.redis.resume()
     page.headline("may write")
     group.processes["ui"].kill()

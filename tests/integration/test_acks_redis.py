@@ -224,7 +224,7 @@ class TestNodes:
             done()
         assert len(pushed(a)) == 60
         pair.replica.pause()
-        with pytest.raises(NotAcknowledged, match="0 of 1 replicas have it"):
+        with pytest.raises(NotAcknowledged, match="0 of 1 replica has it"):
             a.submit(push("x"), timeout_s=0.3)
         pair.replica.resume()
         a.submit(push("y"))

@@ -165,7 +165,7 @@ def test_without_a_class_only_snapshots_can_be_restored_and_that_is_said(
         a.submit(push(2))
         catch_up()
     said = run("show", "--at", "latest", "--data-dir", tmp_path / "redis", code=3).output
-    assert f"1 changes come after the snapshot of {at}" in said
+    assert f"1 change after the snapshot of {at}" in said
     assert f"--at {at}" in said
     shown = json.loads(run("show", "--at", at, "--data-dir", tmp_path / "redis", "--output", "json").output)
     assert (shown["change_count"], shown["snapshot_id"]) == (0, at)

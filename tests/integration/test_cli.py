@@ -49,7 +49,7 @@ STATUS_FIELDS = {
     "group": str, "log_id": str, "run": str, "term": int, "holder": str, "last_id": str, "lease_ms": int,
     "record_count": int, "log_bytes": int, "snapshot_bytes": int, "changes_bytes": int, "kept_bytes": int,
     "nodes": list, "problem": (str, type(None)), "warnings": list, "app": str, "version": int, "since_at": int,
-    "codes": list,
+    "codes": list, "problems": list, "era": int,
 }  # fmt: skip
 
 
@@ -115,6 +115,7 @@ class TestStatus:
             "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
             "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
             "nodes": [], "problem": None, "warnings": [], "app": None, "version": None, "since_at": None, "codes": [],
+            "problems": [], "era": 1,
         }  # fmt: skip
 
     @pytest.mark.parametrize("command", [["status"], ["status", "--output", "json"], ["history"], ["doctor"]])
@@ -164,7 +165,7 @@ class TestStatus:
         lines = result.stdout.splitlines()
         assert re.match(r"group g   term 1   holder a   since [-0-9]{10} [:.0-9]{12} UTC   head 1-1   lease ", lines[0])
         assert re.fullmatch(r"a takes writes, at http://127.0.0.1:\d+", lines[1])
-        assert lines[2].startswith("log 1 records, ")
+        assert lines[2].startswith("log 1 record, ")
         assert " B in Redis   snapshot 0 B   changes since 0 B, in the log 0 B" in lines[2]
         assert lines[4].split() == [
             "NODE",
@@ -291,7 +292,7 @@ class TestOperating:
         ]  # fmt: skip
         lines = run("log", "--after", "1-1").stdout.splitlines()
         assert [line.split()[2] for line in lines] == ["1-2", "2-3"]
-        assert "1 changes" in lines[0]
+        assert "1 change," in lines[0]
         assert "opens term 2: maintenance, by " in lines[1]
 
 

@@ -34,6 +34,7 @@ from replicator.storage.keyring import Entry, new_key, write_entries
 from replicator.web.envelope import health_app
 from replicator.web.failures import Failure, problem
 from replicator.web.redirect import redirect_to
+from tests.support.golden_json import GOLDEN, kept_or_rewritten
 from tests.support.json_names import TYPES, documented, names_in, wrong_types
 from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, put
 from tests.support.node_process import NodeProcess
@@ -357,6 +358,16 @@ def test_names_that_are_given_and_names_that_are_documented_are_the_same(given: 
 @pytest.mark.parametrize("section", DOCUMENTED)
 def test_values_are_of_the_type_that_is_documented(given: Given, section: str) -> None:
     assert wrong_types(given[section], DOCUMENTED[section]) == {}
+
+
+@pytest.mark.parametrize("section", DOCUMENTED)
+def test_each_document_is_as_its_golden_one(given: Given, section: str) -> None:
+    now, kept = kept_or_rewritten(section, given[section])
+    assert now == kept
+
+
+def test_there_is_a_golden_document_for_each_section_and_for_nothing_else() -> None:
+    assert len(list(GOLDEN.glob("*.json"))) == len(DOCUMENTED)
 
 
 # --- the rules at the top of the page ---------------------------------------------------------------------------------

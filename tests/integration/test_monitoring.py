@@ -55,11 +55,20 @@ def queries() -> list[str]:
     """Those of the dashboard, as Grafana sends them."""
     dashboard = json.loads(files.dashboard())
     told = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    told += [each["expr"] for each in dashboard["annotations"]["list"]]
+    return [asked(query) for query in (*told, *(each["expr"] for each in dashboard["annotations"]["list"]))]
+
+
+def asked(query: str) -> str:
     for name, value in VARIABLES.items():
-        told = [query.replace(name, value) for query in told]
-    assert not [query for query in told if "$" in query]
-    return told
+        query = query.replace(name, value)
+    assert "$" not in query
+    return query
+
+
+def first_row() -> dict[str, list[str]]:
+    """The panels at the very top, and their queries."""
+    top = [panel for panel in panels() if panel["gridPos"]["y"] == 0]
+    return {panel["title"]: [asked(target["expr"]) for target in panel["targets"]] for panel in top}
 
 
 def names_in(text: str) -> set[str]:
@@ -119,12 +128,32 @@ def test_the_top_of_the_dashboard_says_who_may_write_and_what_is_wrong() -> None
     top = [panel for panel in panels() if panel["gridPos"]["y"] < 8]
     assert {panel["type"] for panel in top} == {"stat"}
     assert [top[0]["title"], top[0]["gridPos"]["x"], top[0]["gridPos"]["y"]] == ["May write", 0, 0]
-    assert "What is wrong" in {panel["title"] for panel in top}
+    writers, standbys = "Nodes that may write", "Groups without a standby that could take over"
+    assert list(first_row()) == ["May write", writers, standbys, "What is wrong", "Alerts"]
+    # in words: nobody, two, what is wrong and which alerts
+    told = {panel["title"]: panel for panel in top}
+    assert "0: nobody" in json.dumps(told[writers]["fieldConfig"])
+    for title, words in (("What is wrong", "{{node}}: {{kind}}"), ("Alerts", "{{group}}: {{alertname}}")):
+        assert told[title]["targets"][0]["legendFormat"] == words
+        assert told[title]["options"]["textMode"] == "name"
     ids = [panel["id"] for panel in panels()]
     assert len(set(ids)) == len(ids)
     for panel in panels():
         place = panel["gridPos"]
         assert 0 <= place["x"] <= 24 - place["w"], panel["title"]
+
+
+def test_every_alert_of_an_incident_of_the_handbook_shows_in_the_first_row() -> None:
+    """`Alerts` shows what fires by its name, of a group: so each has to be of one, and to be an alert."""
+    pages = [page.read_text() for page in (HERE.parents[1] / "docs").glob("handbook-*.md")]
+    sections = [section for page in pages for section in page.split("\n## ")[1:] if "\nAlerts: " in section]
+    assert len(sections) > 12
+    for section in sections:
+        told = set(re.findall(r"`(Replicator\w+)`", section.partition("\nAlerts: ")[2].partition("\n\n")[0]))
+        assert told, section.partition("\n")[0]
+        assert told <= set(alerts())
+        for name in told:
+            assert "$labels.group" in alerts()[name]["annotations"]["summary"], name
 
 
 def test_every_query_of_the_dashboard_can_be_parsed(tmp_path: Path) -> None:
@@ -234,7 +263,12 @@ def test_a_prometheus_sees_a_failover_and_its_alerts_fire_and_clear(nodes: Nodes
         nodes.processes["a"].send_signal(signal.SIGKILL)
         expected = {"ReplicatorNoWriter", "ReplicatorNoAutomaticFailover", "ReplicatorNodeMissing"}
         eventually(lambda: expected <= prometheus.firing, "the alerts", patience_s=60)
-        # then it is told until somebody is promoted
+        # then the first row of the dashboard says so in words
+        eventually(lambda: set(prometheus.value(first_row()["Nodes that may write"][0]).values()) == {0}, patience_s=60)
+        told = prometheus.ask("query", query=first_row()["Alerts"][0])["result"]
+        assert expected <= {each["metric"]["alertname"] for each in told}
+        assert prometheus.value(first_row()["May write"][0]) == {}
+        # and it is told until somebody is promoted
         ops.promote(nodes.log, "b", by="test", timeout_s=PATIENCE_S)
         eventually(lambda: prometheus.value("replicator_may_write") == {"b": 1, "c": 0}, patience_s=60)
         eventually(
@@ -250,7 +284,8 @@ def _shows(prometheus: Prometheus) -> None:
     """Every query of the dashboard is answered, and those at the top that are always true have something to say."""
     for query in queries():
         prometheus.ask("query", query=query)
-    assert prometheus.value('replicator_may_write{group=~".*"} == 1') == {"b": 1}
+    assert prometheus.value(first_row()["May write"][0]) == {"b": 1}
+    assert set(prometheus.value(first_row()["Nodes that may write"][0]).values()) == {1}
 
 
 # --- How full Redis is ------------------------------------------------------------------------------------------------

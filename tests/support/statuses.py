@@ -16,5 +16,5 @@ B = replace(A, node="b", boot="b1", role="standby", leads=False)
 WELL = Status(
     group="g", log_id="l", run="r", term=3, holder="a", last_id="3-9", lease_ms=4000, record_count=9, log_bytes=900,
     snapshot_bytes=0, changes_bytes=0, kept_bytes=0, nodes=[A, B], problem=None, warnings=[], app="x", version=1,
-    since_at=1000, codes=[],
+    since_at=1000, codes=[], problems=[], era=1,
 )  # fmt: skip

@@ -65,10 +65,10 @@ function drawNow(picture) {
   const text = `${MARKS[headline.level]} ${headline.text}`;
   if (at("headline").textContent !== text) at("headline").textContent = text;
   const facts = {
-    term: status.term,
+    term: status.era > 1 ? `${status.term} (era ${status.era}: Redis came back, or its log was founded anew)` : status.term,
     lease: status.lease_ms === null || status.lease_ms === undefined ? "none runs" : `${(status.lease_ms / 1000).toFixed(1)} s left`,
     head: status.last_id ?? "–",
-    log: status.record_count === null || status.record_count === undefined ? "not known" : `${status.record_count} records, ${bytes(status.log_bytes)}`,
+    log: status.record_count === null || status.record_count === undefined ? "not known" : `${counted(status.record_count, "record")}, ${bytes(status.log_bytes)}`,
     app: status.app ?? "–",
     version: status.version ?? "–",
   };
@@ -77,11 +77,7 @@ function drawNow(picture) {
 }
 
 function drawProblems(picture) {
-  const found = picture.checks.filter((check) => check.level !== "ok");
-  if (picture.redis_problem !== null) found.unshift({ check: "Redis", level: "problem", message: picture.redis_problem });
-  const rank = { problem: 0, warning: 1 };
-  found.sort((one, other) => (rank[one.level] ?? 2) - (rank[other.level] ?? 2));
-  const items = found.map((check) =>
+  const items = picture.findings.map((check) =>
     element("li", { "data-level": check.level }, element("strong", {}, `${MARKS[check.level] ?? "?"} ${check.level}, ${check.check}`), ...prose(check.message)));
   shown(at("problems"), ...(items.length ? items : [element("li", { "data-level": "ok" }, "✔ None. ", ...standby(picture))]));
 }
@@ -92,7 +88,7 @@ function drawNodes(picture) {
     const leads = node.role === "primary" && node.node === picture.status.holder;
     const level = !node.alive || node.problem ? "problem" : node.in_sync ? "ok" : "warning";
     const state = !node.alive ? "silent" : node.role;
-    const lag = node.lag_records === null ? "not known" : node.lag_records === 0 ? "none" : `${node.lag_records} records${node.lag_ms ? `, ${span(node.lag_ms)}` : ""}`;
+    const lag = node.lag_records === null ? "not known" : node.lag_records === 0 ? "none" : `${counted(node.lag_records, "record")}${node.lag_ms ? `, ${span(node.lag_ms)}` : ""}`;
     const cells = {
       Role: element("span", { class: `mark ${level}` }, `${MARKS[level]} ${state}`),
       Position: node.position,
@@ -109,7 +105,7 @@ function drawNodes(picture) {
 }
 
 function actionsOf(node, leads, picture) {
-  if (!picture.may_act || leads || !node.alive) return [];
+  if (!picture.may_act || leads || !node.alive || picture.redis_problem !== null) return [];
   const orderly = picture.status.holder !== null && picture.status.nodes.some((each) => each.node === picture.status.holder && each.alive);
   const what = orderly ? "switchover" : "promote";
   return [element("button", { type: "button", "data-key": `${what}-${node.node}`, "data-act": what, "data-node": node.node },
@@ -163,9 +159,9 @@ function ledBlock(term, next, picture) {
 // --- plots ----------------------------------------------------------------------------------------------------------
 
 const plots = [
-  { title: "Records a second", unit: "/s", values: (picture) => ({ written: picture.record_rate }) },
-  { title: "Lag of each standby", unit: " records", values: (picture) => Object.fromEntries(picture.status.nodes.filter((node) => node.node !== picture.status.holder).map((node) => [node.node, node.alive ? node.lag_records : null])) },
-  { title: "Redis answers in", unit: " ms", values: (picture) => ({ look: picture.look_ms }) },
+  { title: "Records a second", text: (value) => `${value}/s`, values: (picture) => ({ written: picture.record_rate }) },
+  { title: "Lag of each standby", text: (value) => counted(value, "record"), values: (picture) => Object.fromEntries(picture.status.nodes.filter((node) => node.node !== picture.status.holder).map((node) => [node.node, node.alive ? node.lag_records : null])) },
+  { title: "Redis answers in", text: (value) => `${value} ms`, values: (picture) => ({ look: picture.look_ms }) },
 ];
 const points = [];
 
@@ -179,14 +175,14 @@ function figure(plot, history) {
   const names = [...new Set(history.flatMap((each) => Object.keys(each)))].sort();
   const top = Math.max(1e-9, ...history.flatMap((each) => Object.values(each).filter((value) => value !== null)));
   const newest = history[history.length - 1];
-  const told = names.map((name) => `${names.length > 1 || name !== "written" && name !== "look" ? `${name} ` : ""}${newest[name] === null || newest[name] === undefined ? "not known" : round(newest[name]) + plot.unit}`).join(", ");
+  const told = names.filter((name) => name in newest).map((name) => `${names.length > 1 || name !== "written" && name !== "look" ? `${name} ` : ""}${newest[name] === null || newest[name] === undefined ? "not known" : plot.text(round(newest[name]))}`).join(", ");
   const lines = names.map((name, ink) => element("path", { class: `line ink-${ink % 4}`, d: path(history.map((each) => each[name] ?? null), top) }));
   const legend = names.length > 1 ? element("p", { class: "legend" }, ...names.map((name, ink) => element("span", { class: `ink-${ink % 4}` }, `━ ${name}  `))) : null;
   return element("figure", {},
     element("figcaption", {}, element("span", {}, plot.title), element("b", {}, told || "no standby")),
-    element("svg", { viewBox: "0 0 180 60", preserveAspectRatio: "none", role: "img", "aria-label": `${plot.title}, last ${history.length} s: now ${told}, at most ${round(top)}${plot.unit}` },
+    element("svg", { viewBox: "0 0 180 60", preserveAspectRatio: "none", role: "img", "aria-label": `${plot.title}, last ${history.length} s: now ${told}, at most ${plot.text(round(top))}` },
       element("line", { class: "axis", x1: 0, x2: 180, y1: 59, y2: 59 }), ...lines),
-    element("p", { class: "legend" }, `highest ${top > 1e-8 ? round(top) : 0}${plot.unit}`), legend);
+    element("p", { class: "legend" }, `highest ${plot.text(top > 1e-8 ? round(top) : 0)}`), legend);
 }
 const round = (value) => (value >= 100 ? Math.round(value) : Math.round(value * 10) / 10);
 
@@ -199,6 +195,25 @@ function path(values, top) {
     pen = true;
   });
   return drawn;
+}
+
+// --- stages ---------------------------------------------------------------------------------------------------------
+
+const STAGES = {
+  queue: "queue: from the call until it is sent", append: "append: until Redis has it", apply: "apply: until the state has it",
+  standby: "standby: from the primary's stamp until applied here", save: "save: until the checkpoint has it", sync: "sync: until it is on the disk for good",
+};
+const milliseconds = (ms) => (ms === null ? "–" : `${ms < 1 ? ms.toFixed(2) : ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`);
+
+/** How long a change takes, stage by stage, on the node that serves the page. */
+function drawStages(picture) {
+  if (picture.stages === null) return shown(at("stages"), element("p", {}, "The page of each node (/ui there) shows how long a change takes on it."));
+  const headings = ["Stage of a change", "Half within", "99 % within", "Times, last minute"];
+  const rows = Object.keys(STAGES).flatMap((stage) => picture.stages.filter((each) => each.stage === stage)).map((each) =>
+    element("tr", {}, element("th", { scope: "row" }, STAGES[each.stage]), ...[milliseconds(each.p50_ms), milliseconds(each.p99_ms), String(each.times)].map((cell) => element("td", {}, cell))));
+  shown(at("stages"), rows.length
+    ? element("table", {}, element("thead", {}, element("tr", {}, ...headings.map((each) => element("th", { scope: "col" }, each)))), element("tbody", {}, ...rows))
+    : element("p", {}, "No change was seen on this node since the page was opened."));
 }
 
 // --- records --------------------------------------------------------------------------------------------------------
@@ -278,7 +293,7 @@ async function act(what, node) {
   const lost = [...preview.losses, ...preview.unknowns.map((each) => `not known: ${each}`)];
   const refused = preview.refusal !== null;
   const text = [element("p", {}, ...prose(refused ? `Refused: ${preview.refusal}${preview.better_node ? `; ${preview.better_node} is the better one` : ""}` :
-    lost.length ? "This would be lost, or may be:" : `Nothing is lost. ${node} lacks ${preview.lag_records ?? "an unknown number of"} records, which it reads first.`)),
+    lost.length ? "This would be lost, or may be:" : `Nothing is lost. ${node} lacks ${preview.lag_records === null ? "an unknown number of records" : counted(preview.lag_records, "record")}, to be read first.`)),
     ...(lost.length ? [element("ul", {}, ...lost.map((each) => element("li", {}, each)))] : [])];
   if (what === "switchover") {
     return open(`Switch over to ${node}?`, text, "Switch over", {}, ({ reason }) => ask("do/switchover", { node, ...given(reason) }));
@@ -294,7 +309,7 @@ document.addEventListener("click", (event) => {
 function drawButtons(picture) {
   const may = picture.may_act && token !== "";
   document.body.classList.toggle("acts", may);
-  at("buttons").hidden = !may;
+  at("buttons").hidden = !may || picture.redis_problem !== null;
   const paused = picture.checks.some((check) => check.check === "failover" && check.message.includes("`replicator resume`"));
   const button = at("pause");
   button.textContent = paused ? "Resume failover …" : "Pause failover …";
@@ -306,7 +321,7 @@ function drawButtons(picture) {
 // --- events ---------------------------------------------------------------------------------------------------------
 
 let last = 0;
-const drawers = [drawNow, drawProblems, drawNodes, drawTerms, drawPlots, drawRecords, drawButtons];
+const drawers = [drawNow, drawProblems, drawNodes, drawTerms, drawPlots, drawStages, drawRecords, drawButtons];
 
 // What the browser brings for that (EventSource) sends no token.
 const AGAIN_MS = 1000;

@@ -645,7 +645,7 @@ class TestNodes:
         in_step(a, b)
         log.down = "cut off"
         eventually(lambda: "cut off" in b.problem)
-        with pytest.raises(NotAcknowledged, match="0 of 1 standbys"):
+        with pytest.raises(NotAcknowledged, match="0 of 1 standby"):
             a.submit(push("x"), ack="applied:1", timeout_s=0.1)
         log.down = ""
         in_step(a, b)

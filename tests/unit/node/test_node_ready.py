@@ -173,7 +173,7 @@ class TestStandby:
         log.deaf = True
         a.submit(push("x"))
         eventually(lambda: code(b) == "behind")
-        assert "1 records behind" in str(b.unready)
+        assert "1 record behind" in str(b.unready)
         log.deaf = False
         eventually(lambda: code(b) == "")
 

@@ -350,7 +350,7 @@ def test_one_that_lacks_for_long_what_the_log_has_is_behind() -> None:
     assert of_b(behind_ms=5000)[0] == OK
     assert of_b(behind_ms=7000) == (
         WARNING,
-        "it is 1 records behind, and has been for 7 s: see to its machine, its disk and its network",
+        "it is 1 record behind, and has been for 7 s: see to its machine, its disk and its network",
     )
     assert of_b(behind_ms=7000, position=HERE)[0] == OK, "it has reported that, and caught up since"
 

@@ -30,7 +30,7 @@ class TestStatus:
         assert list(told) == [
             "group", "log_id", "run", "term", "holder", "last_id", "lease_ms", "record_count", "log_bytes",
             "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem", "warnings", "app", "version",
-            "since_at", "codes",
+            "since_at", "codes", "problems", "era",
         ]  # fmt: skip
         assert told["since_at"] == ops.history(group.log()).entries[0].at
         sizes = {"log_bytes": 1, "changes_bytes": 1, "kept_bytes": 1, "since_at": 1}
@@ -52,6 +52,8 @@ class TestStatus:
             "version": 1,
             "since_at": 1,
             "codes": [],
+            "problems": [],
+            "era": 1,
         }
         (change,) = (entry for entry in group.server.state.entries if str(entry.id) == "1-2")
         weight = len(change.header or b"") + len(change.body or b"")
@@ -84,6 +86,7 @@ class TestStatus:
             "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
             "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
             "nodes": [], "problem": None, "warnings": [], "app": None, "version": None, "since_at": None, "codes": [],
+            "problems": [], "era": 1,
         }  # fmt: skip
 
     def test_what_snapshots_and_changes_weigh_is_what_a_live_primary_says(self, paper: Paper) -> None:
@@ -179,7 +182,7 @@ def test_a_standby_that_reads_nothing_any_more_is_told_by_itself(group: Group, m
     in_step(a, b)
     log.deaf = True
     a.submit(push("x"))
-    warned = eventually(lambda: [line for line in ops.status(group.log()).warnings if "records behind" in line])
-    assert warned[0].startswith("node b: it is 1 records behind, and has been for")
+    warned = eventually(lambda: [line for line in ops.status(group.log()).warnings if "behind, and has been" in line])
+    assert warned[0].startswith("node b: it is 1 record behind, and has been for")
     log.deaf = False
-    eventually(lambda: not any("records behind" in line for line in ops.status(group.log()).warnings))
+    eventually(lambda: not any("behind, and has been" in line for line in ops.status(group.log()).warnings))

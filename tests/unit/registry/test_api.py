@@ -286,7 +286,7 @@ def test_an_unknown_route_and_a_wrong_method_are_answered_in_json(client: TestCl
         (Fenced(5, 6, None), 409, "fenced"),
         (LogUnavailable(**UNAVAILABLE), 503, "log_unavailable"),
         (OutcomeUnknown(problem="it is away"), 504, "outcome_unknown"),
-        (NotAcknowledged(id="5-1", problem="0 of 1 standbys"), 504, "not_acknowledged"),
+        (NotAcknowledged(id="5-1", problem="0 of 1 standby"), 504, "not_acknowledged"),
         (TimeoutError(), 504, "outcome_unknown"),
         (LogLost(what="the log is gone"), 503, "log_lost"),
         (CorruptRecord(id="9-9", problem="no header"), 503, "corrupt_record"),

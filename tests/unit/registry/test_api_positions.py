@@ -244,9 +244,9 @@ def test_a_write_says_how_far_it_has_to_have_come(client: TestClient, node: Node
 def test_a_document_that_did_not_come_as_far_as_was_asked_is_not_acknowledged(
     client: TestClient, node: NodeInMemory
 ) -> None:
-    node.failure = NotAcknowledged(id="5-1043", problem="0 of 1 standbys say that they have it on their disks")
+    node.failure = NotAcknowledged(id="5-1043", problem="0 of 1 standby says that it has it on its disk")
     answer = client.put("/v1/state", content=DOCUMENT, headers={"Replicator-Ack": "applied:1"})
-    assert "0 of 1 standbys" in error_of(answer, 504, "not_acknowledged")["message"]
+    assert "0 of 1 standby" in error_of(answer, 504, "not_acknowledged")["message"]
 
 
 def test_a_level_that_is_none_is_refused(client: TestClient, node: NodeInMemory) -> None:

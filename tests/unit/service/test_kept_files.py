@@ -118,7 +118,7 @@ def test_a_text_is_compared_by_its_lines_and_put_back(group: Group, run: Run, tm
     dirs = ("--data-dir", (group.directory / "a"))
     listed = json.loads(run("files", *dirs, "--json").stdout)
     assert [(each["file"], each["reason"]) for each in listed] == [(aside.name, "because")]
-    assert "1 files were put aside" in run("list", *dirs).stdout
+    assert "1 file was put aside" in run("list", *dirs).stdout
     shown = run("diff", aside.name, *dirs).stdout.splitlines()
     assert [line for line in shown if line[0] in "+-" and line[:3] not in ("+++", "---")] == ["-b", "+x"]
     done = run("restore", aside.name, *dirs)

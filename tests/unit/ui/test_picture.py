@@ -33,7 +33,9 @@ def test_with_another_problem_it_says_that_as_well(paper: Paper) -> None:
     paper.beat("a", role="primary", term=1, position=at(1, 1), log_id="log-1")
     paper.beat("b", position=at(1, 1), term=1, log_id="log-1", problem="the disk is full")
     paper.beat("c", position=at(1, 1), term=1, log_id="log-1")
-    assert picture(paper).headline == {"level": "problem", "text": "a may write. 1 problem below."}
+    assert picture(paper).headline == {"level": "warning", "text": "a may write. 1 warning below."}
+    # and what is wrong is told in the words of `status`
+    assert picture(paper).findings == [{"check": "node b", "level": "warning", "message": "the disk is full"}]
 
 
 def test_when_the_holder_is_silent_nobody_may(paper: Paper) -> None:
@@ -75,6 +77,9 @@ def test_while_redis_is_away_the_last_picture_grows_old(paper: Paper) -> None:
     assert now.headline == {"level": "problem", "text": f"Redis is not reached. Before that: {before.headline['text']}"}
     assert (now.redis_problem, now.redis_away_ms, now.taken_at) == ("Redis at x is not available", 4000, 9000)
     assert now.status["nodes"][0]["age_ms"] == before.status["nodes"][0]["age_ms"] + 4000
+    # and what helps now is told, instead of what would have helped before
+    assert [(each["check"], each["level"]) for each in now.findings] == [("Redis", "problem")]
+    assert "bring it back, with its data" in now.findings[0]["message"]
     assert before.status["nodes"][0]["age_ms"] < 4000, "the one before is as it was"
 
 
