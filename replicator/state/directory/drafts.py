@@ -62,7 +62,8 @@ class Drafts:
         if self._opened is None:
             with suppress(FileExistsError):
                 (self._path / RESERVED).mkdir(mode=0o700)
-            self._opened = os.open(self._path / RESERVED, _OURS)
+            with explained(self._path / RESERVED):
+                self._opened = os.open(self._path / RESERVED, _OURS)
             if os.fstat(self._opened).st_uid != os.geteuid():
                 raise StateError(path=self._path / RESERVED, problem="it belongs to somebody else: remove it")
             self._empty(self._opened)

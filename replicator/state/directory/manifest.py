@@ -143,11 +143,10 @@ def read_manifest(pieces: Iterator[bytes]) -> list[Entry]:
     """Draw the pieces of a manifest to its end. Raises `BadManifest`."""
     entries: list[Entry] = []
     kinds: dict[str, str] = {}
-    for number, line in enumerate(_lines(pieces)):
-        if number == 0:
-            if line + b"\n" != _HEAD:
-                raise BadManifest("it is no directory, or one in a format that is not known here: update replicator")
-            continue
+    lines = _lines(pieces)
+    if next(lines, b"") + b"\n" != _HEAD:
+        raise BadManifest("it is no directory, or one in a format that is not known here: update replicator")
+    for line in lines:
         entry = _entry(line)
         if entries and parts_of(entry.path) <= parts_of(entries[-1].path):
             raise BadManifest(f"{entry.path!a} is out of order, or there twice")
