@@ -49,7 +49,7 @@ def state_beside(asked: Asked, data_dir: Path, name: str) -> StateBeside | None:
 
 def _state(asked: Asked, data_dir: Path) -> StateBeside | None:
     if sum(each is not None for each in (asked.file, asked.sqlite, asked.dir)) > 1:
-        raise ConfigError(setting="file", problem="give a file, an SQLite database or a directory, and one of them")
+        raise ConfigError(setting="file", problem="give a file, an SQLite database or a directory, one of them alone")
     if asked.dir is not None:
         return _directory(asked, asked.dir, data_dir)
     if asked.exclude or asked.with_sqlite or asked.on_quiesce:

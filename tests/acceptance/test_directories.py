@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +25,6 @@ from tests.support.needs import needs
 
 #: Programs start, on a machine that is busy.
 PATIENCE_S = 120.0
-
-BIN = Path(sys.executable).parent
 
 ITEM = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:{0}\r\nDTSTAMP:20260101T000000Z\r\n\
 DTSTART:20260101T000000Z\r\nSUMMARY:{0}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
@@ -106,15 +104,9 @@ def log(any_redis: RedisServer) -> Iterator[RedisLog]:
     log.close()
 
 
-def installed(module: str, what: str) -> None:
-    needs(importlib.util.find_spec(module) is not None, f"{what}: pip install {what}")
-
-
 def test_radicale_has_what_was_put_into_it_after_a_failover_and_after_a_switchover(
     any_redis: RedisServer, log: RedisLog, tmp_path: Path
 ) -> None:
-    installed("radicale", "radicale")
-
     def line(kept: Path, port: int) -> str:
         return shlex.join([
             sys.executable, "-m", "radicale", "--config", "", "--server-hosts", f"127.0.0.1:{port}",
@@ -179,16 +171,19 @@ def uploaded(url: str) -> None:
 def test_a_wheel_that_devpi_was_given_can_be_installed_from_the_other_side(
     any_redis: RedisServer, log: RedisLog, tmp_path: Path
 ) -> None:
-    installed("devpi_server", "devpi-server")
+    # It wants another setuptools than ours, so it is not in our environment.
+    found = shutil.which("devpi-server")
+    needs(found is not None, "devpi-server on the PATH, from an environment of its own")
+    programs = Path(str(found)).parent
 
     def line(kept: Path, port: int) -> str:
         # Its key is to be had without half a minute of processor.
         quick = ["--argon2-memory-cost", "1024", "--argon2-time-cost", "1", "--argon2-parallelism", "1"]
-        return shlex.join([str(BIN / "devpi-server"), "--serverdir", str(kept), "--port", str(port), *quick])
+        return shlex.join([str(programs / "devpi-server"), "--serverdir", str(kept), "--port", str(port), *quick])
 
     pair = Pair(any_redis.url, tmp_path, line, "--with-sqlite", ".sqlite", "--auto-promote")
     subprocess.run(
-        [BIN / "devpi-init", "--serverdir", pair.kept("a"), "--no-root-pypi"], check=True, capture_output=True
+        [programs / "devpi-init", "--serverdir", pair.kept("a"), "--no-root-pypi"], check=True, capture_output=True
     )
     try:
         pair.start("a")
