@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from replicator.errors import StateChanged, StateError
+from replicator.runtime.event_log import EventLogger
 
 from ..file_stamps import Stamp
 from ..replaced_files import explained
@@ -31,9 +32,14 @@ from .tree import Found, Tree
 
 __all__ = ["Cut", "Cutting", "entry_of", "looks_of"]
 
+logger = EventLogger(__name__)
+
 #: The first pause between two attempts, and the longest.
 PAUSE_S = 0.02
 PAUSE_S_MAX = 0.5
+
+#: What an SQLite database begins with.
+_SQLITE = b"SQLite format 3\0"
 
 _RESTLESS = (
     "it was written to again and again for {patience_s:g} s: --exclude it, name it with --with-sqlite if it is a "
@@ -118,6 +124,7 @@ class Cutting:
         self._still_s = still_s
         self._patience_s = patience_s
         self._stage = stage
+        self._told: set[str] = set()
 
     def take(self, quiesced: Callable[[], AbstractContextManager[bool]]) -> Cut:
         """Raises `StateError`, with the name of a file that never holds still."""
@@ -180,6 +187,7 @@ class Cutting:
         with explained(self._tree.path / path), suppress(FileNotFoundError, NotADirectoryError):
             descriptor = self._tree.open(root, path)
             try:
+                self._look_for_database(descriptor, path)
                 read = read_from(descriptor, stage)
             finally:
                 os.close(descriptor)
@@ -187,6 +195,15 @@ class Cutting:
                 self._index.note(path, read)
                 return read.digest
         return None
+
+    def _look_for_database(self, descriptor: int, path: str) -> None:
+        if path not in self._told and os.pread(descriptor, len(_SQLITE), 0) == _SQLITE:
+            self._told.add(path)
+            logger.warning(
+                "state.database_as_file",
+                "%s is an SQLite database, and is copied as a file: name it with --with-sqlite",
+                self._tree.path / path,
+            )
 
     def _put_together(
         self, found: dict[str, Found], digests: dict[str, str], stage: Stage, copies: dict[str, Copied]

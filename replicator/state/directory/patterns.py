@@ -21,15 +21,20 @@ class Patterns:
     """
 
     def __init__(self, globs: Iterable[str], *, setting: str) -> None:
-        self._names: list[re.Pattern[str]] = []
-        self._paths: list[re.Pattern[str]] = []
+        names: list[str] = []
+        paths: list[str] = []
         for glob in globs:
-            if not glob.strip("/") or "\0" in glob or "\n" in glob:
+            if not glob.strip("/") or "\0" in glob:
                 raise ConfigError(setting=setting, problem=f"{glob!a} is no pattern of a path")
-            kept = self._paths if "/" in glob.strip("/") else self._names
-            kept.append(re.compile(translate(glob.strip("/"))))
+            (paths if "/" in glob.strip("/") else names).append(translate(glob.strip("/")))
+        self._names, self._paths = _any_of(names), _any_of(paths)
 
     def match(self, path: str) -> bool:
         """Whether the path, relative to the top, is one of them."""
-        name = path.rpartition("/")[2]
-        return any(each.match(name) for each in self._names) or any(each.match(path) for each in self._paths)
+        if self._names is not None and self._names.match(path[path.rfind("/") + 1 :]):
+            return True
+        return self._paths is not None and self._paths.match(path) is not None
+
+
+def _any_of(patterns: list[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(patterns)) if patterns else None

@@ -181,7 +181,8 @@ class Swap:
         for kind in (DIRECTORY, FILE, LINK, DATABASE):
             for entry in changed:
                 if entry.kind == kind:
-                    self._put(root, entry)
+                    with explained(self._tree.path / entry.path):
+                        self._put(root, entry)
                     self._known[entry.path] = entry.identity
         for path in sorted(gone, key=parts_of, reverse=True):
             self._remove(root, path, present.found[path])
@@ -198,7 +199,8 @@ class Swap:
             yield directory, name
 
     def _remove(self, root: int, path: str, found: Found) -> None:
-        with suppress(FileNotFoundError, NotADirectoryError), self._above(root, path) as (directory, name):
+        gone = suppress(FileNotFoundError, NotADirectoryError)
+        with explained(self._tree.path / path), gone, self._above(root, path) as (directory, name):
             if found.kind == DIRECTORY:
                 shutil.rmtree(name, dir_fd=directory)
                 return

@@ -37,7 +37,7 @@ from .drafts import is_torn
 from .manifest import DATABASE, DIRECTORY
 from .patterns import Patterns
 from .restoring import Known, Restoring
-from .tree import Tree
+from .tree import Found, Tree
 
 __all__ = ["DirectoryState"]
 
@@ -94,9 +94,10 @@ class DirectoryState:
         found = dict(sorted(self._tree.scan().items()))
         self._check(has_entries=bool(found))
         files = [each.stat for each in found.values() if each.kind not in (DIRECTORY, DATABASE)]
-        names = repr([(path, each.kind, each.mode) for path, each in found.items()]).encode()
+        # Of the newest one alone: older ones have no stamp that another write could leave.
+        newest = max(files, key=lambda each: each.st_ctime_ns, default=None)
         databases = self._databases.seen(path for path, each in found.items() if each.kind == DATABASE)
-        return self._watch.look(files, (names,)), databases
+        return self._watch.look([newest], (repr([*map(_look, found.items())]).encode(),)), databases
 
     def _check(self, *, has_entries: bool) -> None:
         if is_torn(self.path):
@@ -152,3 +153,11 @@ class DirectoryState:
 
 def _known_of(cut: Cut) -> Known:
     return {entry.path: entry.identity for entry in cut.entries if entry.kind != DIRECTORY}
+
+
+def _look(item: tuple[str, Found]) -> tuple[object, ...]:
+    """By what a file, a directory or a database is told from what was there before."""
+    path, (kind, stat, target) = item
+    if kind in (DIRECTORY, DATABASE):
+        return path, kind, stat.st_mode, stat.st_ino
+    return path, kind, stat.st_mode, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, target

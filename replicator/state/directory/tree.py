@@ -107,32 +107,40 @@ class Tree:
             waiting = [under]
             while waiting:
                 above = waiting.pop()
-                # Removed meanwhile, or something else by now. Whoever scans again sees that.
-                with suppress(FileNotFoundError, NotADirectoryError), self.directory(root, above) as directory:
-                    waiting += self._look(directory, above, device, found)
+                with explained(self.path / above):
+                    waiting += self._look(root, above, device, found)
         return found
 
-    def _look(self, directory: int, above: str, device: int, found: dict[str, Found]) -> list[str]:
+    def _look(self, root: int, above: str, device: int, found: dict[str, Found]) -> list[str]:
         """Add what one directory has; the directories in it."""
-        below = []
-        with os.scandir(directory) as names:
+        below: list[str] = []
+        # Removed meanwhile, or something else by now. Whoever scans again sees that.
+        gone = suppress(FileNotFoundError, NotADirectoryError)
+        with gone, self.directory(root, above) as directory, os.scandir(directory) as names:
             for name in names:
                 path = f"{above}/{name.name}" if above else name.name
-                if self._is_left_out(path):
-                    continue
-                with suppress(FileNotFoundError):
-                    each = self._found(path, name, directory)
-                    if each is not None:
-                        self._is_here(path, each, device)
-                        found[path] = each
-                        if each.kind == DIRECTORY:
-                            below.append(path)
+                if not self._is_left_out(path) and self._add(path, name, directory, device, found):
+                    below.append(path)
         return below
+
+    def _add(self, path: str, name: os.DirEntry[str], directory: int, device: int, found: dict[str, Found]) -> bool:
+        """Whether it is a directory."""
+        try:
+            each = self._found(path, name, directory)
+        except FileNotFoundError:
+            return False
+        if each is None:
+            return False
+        if each.stat.st_dev != device:
+            raise StateError(path=self.path / path, problem="it is on another file system: --exclude it")
+        found[path] = each
+        return each.kind == DIRECTORY
 
     def _is_left_out(self, path: str) -> bool:
         """What is above it is not."""
-        side = any(path.endswith(end) and self._databases.match(path.removesuffix(end)) for end in SIDE_FILES)
-        return path == RESERVED or self._excluded.match(path) or side
+        if path == RESERVED or self._excluded.match(path):
+            return True
+        return path.endswith(SIDE_FILES) and self._databases.match(path[: path.rindex("-")])
 
     def _found(self, path: str, name: os.DirEntry[str], directory: int) -> Found | None:
         about = name.stat(follow_symlinks=False)
@@ -148,10 +156,6 @@ class Tree:
             self._skip(path, why)
             return None
         return Found(LINK, about, target)
-
-    def _is_here(self, path: str, found: Found, device: int) -> None:
-        if found.stat.st_dev != device:
-            raise StateError(path=self.path / path, problem="it is on another file system: --exclude it")
 
     def _skip(self, path: str, why: str) -> None:
         if path not in self._told:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from replicator import ConfigError, StateChanged, StateError
-from replicator.state.directory import DirectoryState, contents, cut, state
+from replicator.state.directory import DirectoryState, contents, cut, databases, state
 from replicator.state.file_stamps import FINE_TICK_S
 from tests.support.kv import PATIENCE_S, Group, eventually
 
@@ -180,6 +180,9 @@ def test_seen_is_another_one_after_whatever_was_done(ours: Path) -> None:
             assert one.seen() != before
         before = settled()
         (ours / "x.log").write_text("left out")
+        assert one.seen() == before
+        # nor is to read it a change
+        [*one.snapshot()]
         assert one.seen() == before
 
 
@@ -468,6 +471,54 @@ def test_a_database_is_cut_with_the_files_while_programs_use_it(ours: Path, thei
         (ours / f"x.db{end}").unlink(missing_ok=True)
     two.restore(one.snapshot())
     assert sorted(inside(theirs)) == ["a"]
+
+
+def test_a_database_is_of_the_moment_of_the_files_and_of_no_later_one(
+    ours: Path, monkeypatch: pytest.MonkeyPatch, theirs: Path
+) -> None:
+    put(ours, a="1")
+    one, looks, scan = DirectoryState(ours, with_sqlite=["*.db"]), [], state.Tree.scan
+    eventually(lambda: time.time() - (ours / "a").stat().st_ctime > state.STILL_S)
+    opened = [sqlite3.connect(ours / name, isolation_level=None) for name in ("x.db", "y.db")]
+    for db in opened:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("CREATE TABLE t (n)")
+
+    def written(self: Any, *args: str) -> Any:
+        looks.append(1)
+        if len(looks) == 2:  # what was read and pinned is held against this one
+            opened[0].execute("INSERT INTO t VALUES (1)")
+        return scan(self, *args)
+
+    monkeypatch.setattr(state.Tree, "scan", written)
+    pieces = [*one.snapshot()]
+    monkeypatch.setattr(state.Tree, "scan", scan)
+    for db in opened:
+        db.close()
+    DirectoryState(theirs, with_sqlite=["*.db"]).restore(iter(pieces))
+    assert rows(theirs / "x.db") == []
+
+
+def test_two_databases_are_of_one_moment(ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"with_sqlite": ["*.db"]}
+    opened = {name: sqlite3.connect(ours / name, isolation_level=None) for name in ("x.db", "y.db")}
+    for db in opened.values():
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("CREATE TABLE t (n)")
+    pin, pinned = databases.Databases._pin, []
+
+    def written(self: Any, path: str, *args: Any) -> Any:
+        if path == "y.db" and not pinned:  # a transaction after the other, between one pin and the other
+            pinned.append(1)
+            for db in opened.values():
+                db.execute("INSERT INTO t VALUES (1)")
+        return pin(self, path, *args)
+
+    monkeypatch.setattr(databases.Databases, "_pin", written)
+    DirectoryState(theirs, **options).restore(DirectoryState(ours, **options).snapshot())
+    for db in opened.values():
+        db.close()
+    assert rows(theirs / "x.db") == rows(theirs / "y.db") == [1]
 
 
 def test_a_database_that_is_none_is_named(ours: Path) -> None:
