@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import ConfigError
-from ..node.node import Node
 from ..state.directory import DirectoryState
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
@@ -67,7 +67,7 @@ def _directory(asked: Asked, path: Path, data_dir: Path) -> DirectoryState:
     return DirectoryState(path, exclude=asked.exclude, with_sqlite=asked.with_sqlite, stage=data_dir)
 
 
-def attach(state: StateBeside | None, asked: Asked, node: Node) -> None:
-    """What the state has to ask of its node."""
+def attach(state: StateBeside | None, asked: Asked, runs: Callable[[], bool]) -> None:
+    """Have the program wait while its directory is read. `runs`: whether it does, and may write."""
     if isinstance(state, DirectoryState):
-        state.quiesced = Quiesce(asked.on_quiesce, asked.dir or Path(), leads=lambda: node.leads)
+        state.quiesced = Quiesce(asked.on_quiesce, asked.dir or Path(), runs=runs)

@@ -1,9 +1,9 @@
 """A program that is told to wait while its directory is cut: `--on-quiesce CMD`.
 
 The command is run twice around each cut, without a shell, with `REPLICATOR_QUIESCE=begin` in its environment, and with
-`end`. It is run on a node that leads, since nobody writes on the others. `end` is run whatever became of `begin`, so it
-has to do no harm where nothing was begun. A node that is killed in between runs it no more: let what waits go on by
-itself after a while.
+`end`. It is run while the node leads and its program was not told to stop: nobody writes otherwise. `end` is run
+whatever became of `begin`, so it has to do no harm where nothing was begun. A node that is killed in between runs it no
+more: let what waits go on by itself after a while.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ TIMEOUT_S = 10.0
 
 
 class Quiesce:
-    """For `DirectoryState.quiesced`. `leads`: whether there is somebody to be told. Raises `ConfigError`."""
+    """For `DirectoryState.quiesced`. `runs`: whether there is somebody to be told. Raises `ConfigError`."""
 
-    def __init__(self, line: str, path: Path, *, leads: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, line: str, path: Path, *, runs: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
         self._words = command("on-quiesce", line)
         self._path = path
-        self._leads = leads
+        self._runs = runs
         self._timeout_s = timeout_s
 
     @contextmanager
     def __call__(self) -> Iterator[bool]:
         """Whether the program waits. Raises `StateError` if the command fails, either time."""
-        if not self._words or not self._leads():
+        if not self._words or not self._runs():
             yield False
             return
         try:

@@ -105,7 +105,6 @@ def serve(
         state, group=group, name=name, redis=redis, data_dir=data_dir, app=app, watchdog=run.unfit if run else None,
         **options.keywords,
     )  # fmt: skip
-    attach(beside, program, node)
     if run is not None:
         run.attach(node)
     sidecar = Sidecar(
@@ -116,6 +115,7 @@ def serve(
         run=run,
         publish_every_s=program.publish_every_s,
     )
+    attach(beside, program, lambda: sidecar.has_primary)
     feed = Feed(lambda: RedisLog(redis, group, sealing=sealing_of(options.key_file, group)), told_by=f"node {name}")
     page = ui_routes(feed)
     served = health_app(node, routes=page) if beside else registry_app(node, routes=page)

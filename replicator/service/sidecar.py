@@ -109,6 +109,11 @@ class Sidecar:
         self._published: tuple[object, int] | None = None
         self._log_once = LogOnce(logger)
 
+    @property
+    def has_primary(self) -> bool:
+        """Whether the program was told that it is one, and not to stop since."""
+        return self._told is not None and self._told[0] == "primary"
+
     def __enter__(self) -> Sidecar:
         self._owner.check()
         self._node.handover.is_offered = self._hands_over
@@ -129,7 +134,8 @@ class Sidecar:
         if self._commands.running == "primary":
             self._commands.cut_short()
         self._commands.finish()
-        if self._told is not None and self._told[0] == "primary":
+        if self.has_primary:
+            self._told = ("standby", 0)
             self._begin("standby")
             self._commands.finish()
             self._publish()  # what the program wrote last: it has stopped now, if that is what the command does

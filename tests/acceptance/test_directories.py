@@ -113,9 +113,9 @@ def test_radicale_has_what_was_put_into_it_after_a_failover_and_after_a_switchov
             "--auth-type", "none", "--storage-filesystem-folder", str(kept),
         ])  # fmt: skip
 
-    pair = Pair(
-        any_redis.url, tmp_path, line, "--exclude", ".Radicale.cache", "--exclude", ".Radicale.lock", "--auto-promote"
-    )
+    left_out = ["--exclude", ".Radicale.cache", "--exclude", ".Radicale.lock"]
+    quiesce = ["--on-quiesce", shlex.join(["sh", "-c", f"echo $REPLICATOR_QUIESCE >> {tmp_path / 'quiesced'}"])]
+    pair = Pair(any_redis.url, tmp_path, line, *left_out, *quiesce, "--auto-promote")
     try:
         pair.start("a")
         eventually(pair.answers("a", "/.web/"), "Radicale on a", patience_s=PATIENCE_S)
@@ -142,6 +142,10 @@ def test_radicale_has_what_was_put_into_it_after_a_failover_and_after_a_switchov
         ops.switchover(log, "a", by="test", timeout_s=PATIENCE_S)
         eventually(pair.answers("a", "/user/plans/four.ics"), "Radicale on a again", patience_s=PATIENCE_S)
         assert not pair.answers("a", "/user/plans/one.ics")()
+        # and the program was told to wait around each cut, and to go on
+        said = (tmp_path / "quiesced").read_text().split()
+        assert said.count("begin") - said.count("end") in (0, 1)  # a node that is killed says no end
+        assert "end" in said
     finally:
         pair.end()
 

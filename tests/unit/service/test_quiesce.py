@@ -26,15 +26,15 @@ def telling(told: Path, *, then: str = "pass") -> str:
 
 
 def test_it_is_told_to_begin_and_to_end(told: Path) -> None:
-    with Quiesce(telling(told), told, leads=lambda: True)() as waits:
+    with Quiesce(telling(told), told, runs=lambda: True)() as waits:
         assert waits
         assert told.read_text() == "begin "
     assert told.read_text() == "begin end "
 
 
 def test_nobody_is_told_on_a_standby_or_without_a_command(told: Path) -> None:
-    for line, leads in ((telling(told), False), ("", True)):
-        with Quiesce(line, told, leads=lambda leads=leads: leads)() as waits:  # type: ignore[misc]
+    for line, runs in ((telling(told), False), ("", True)):
+        with Quiesce(line, told, runs=lambda runs=runs: runs)() as waits:  # type: ignore[misc]
             assert not waits
     assert not told.exists()
 
@@ -48,21 +48,21 @@ def test_nobody_is_told_on_a_standby_or_without_a_command(told: Path) -> None:
     ],
 )
 def test_what_fails_is_said_and_the_end_is_told_in_any_case(told: Path, then: str, said: str) -> None:
-    quiesced = Quiesce(telling(told, then=then), told, leads=lambda: True)
+    quiesced = Quiesce(telling(told, then=then), told, runs=lambda: True)
     with pytest.raises(StateError, match=said), quiesced():
         pass
     assert told.read_text() == "begin end "
 
 
 def test_one_that_hangs_is_killed(told: Path) -> None:
-    quiesced = Quiesce(telling(told, then="time.sleep(1000)"), told, leads=lambda: True, timeout_s=0.3)
+    quiesced = Quiesce(telling(told, then="time.sleep(1000)"), told, runs=lambda: True, timeout_s=0.3)
     with pytest.raises(StateError, match=r"ran for 0\.3 s and was killed"), quiesced():
         pass
 
 
 def test_what_is_no_command_is_refused(told: Path) -> None:
     with pytest.raises(ConfigError, match="on-quiesce"):
-        Quiesce("'", told, leads=lambda: True)
-    quiesced = Quiesce("/no/such/program", told, leads=lambda: True)
+        Quiesce("'", told, runs=lambda: True)
+    quiesced = Quiesce("/no/such/program", told, runs=lambda: True)
     with pytest.raises(StateError, match="cannot be run: No such file"), quiesced():
         pass
