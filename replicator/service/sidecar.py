@@ -35,8 +35,7 @@ from ..runtime.event_log import EventLogger, in_this_context
 from ..runtime.log_once import BUG, Lasting, LogOnce
 from ..runtime.process import Owner
 from ..runtime.threads import started
-from ..state.file import FileState
-from ..state.sqlite import SQLiteState
+from .beside import StateBeside
 from .role_commands import Commands, command
 from .run import RunProgram
 
@@ -81,7 +80,7 @@ class Sidecar:
     def __init__(
         self,
         node: Node,
-        state: FileState | SQLiteState | None = None,
+        state: StateBeside | None = None,
         *,
         on_primary: str = "",
         on_standby: str = "",
@@ -110,6 +109,11 @@ class Sidecar:
         self._published: tuple[object, int] | None = None
         self._log_once = LogOnce(logger)
 
+    @property
+    def has_primary(self) -> bool:
+        """Whether the program was told that it is one, and not to stop since."""
+        return self._told is not None and self._told[0] == "primary"
+
     def __enter__(self) -> Sidecar:
         self._owner.check()
         self._node.handover.is_offered = self._hands_over
@@ -130,7 +134,8 @@ class Sidecar:
         if self._commands.running == "primary":
             self._commands.cut_short()
         self._commands.finish()
-        if self._told is not None and self._told[0] == "primary":
+        if self.has_primary:
+            self._told = ("standby", 0)
             self._begin("standby")
             self._commands.finish()
             self._publish()  # what the program wrote last: it has stopped now, if that is what the command does
