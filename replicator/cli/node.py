@@ -14,6 +14,7 @@ from replicator.service.sidecar import PUBLISH_EVERY_S_MIN
 from .access_options import access_of, access_options
 from .context import NAME, Seconds, Settings, snapshot_bytes_max_option
 from .node_options import node_options
+from .proxy_options import proxy_of, proxy_options
 
 __all__ = ["node"]
 
@@ -116,6 +117,7 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     envvar="REPLICATOR_RUN_STOP_S",
     help="Between SIGTERM and SIGKILL, where the lease leaves the time.",
 )
+@proxy_options
 @snapshot_bytes_max_option
 @click.pass_obj
 def node(
@@ -141,7 +143,7 @@ def node(
         advertise=advertise,
         app=app,
         options=NodeOptions(**_those_of(NodeOptions, given), key_file=settings.key_file),
-        program=Program(**_those_of(Program, given)),
+        program=Program(**_those_of(Program, given | {"proxy": proxy_of(given)})),
         access=access_of(given),
     )
     if asked == "restart":

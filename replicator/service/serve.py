@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..log.redis_log import RedisLog
@@ -26,8 +28,12 @@ from ..storage import disk
 from ..storage.keyring import sealing_of
 from .access import Access
 from .kept_files import KeptFiles
+from .proxy import Proxy, ProxyOptions
 from .run import RunOptions, RunProgram
 from .sidecar import Sidecar
+
+if TYPE_CHECKING:
+    from ..web.certificate import Certificate
 
 __all__ = ["Program", "serve"]
 
@@ -42,7 +48,8 @@ class Program:
     """What is beside the node. `file`, `sqlite`: what is replicated, instead of a registry; then only health is served.
 
     `file_mode`: of one that is not there yet. `on_primary`, `on_standby`, `publish_every_s`: for `Sidecar`. `run`: a
-    program that the node runs while it leads, and the rest how that is looked after (`RunOptions`).
+    program that the node runs while it leads, and the rest how that is looked after (`RunOptions`). `proxy`: for the
+    requests to the program.
     """
 
     file: Path | None = None
@@ -55,6 +62,7 @@ class Program:
     check: str = ""
     check_every_s: float = 5.0
     run_stop_s: float = 10.0
+    proxy: ProxyOptions | None = None
 
 
 def serve(
@@ -115,6 +123,7 @@ def serve(
         run=run,
         publish_every_s=program.publish_every_s,
     )
+    proxy = _proxy_of(program, node, sidecar, redis, certificate)
     feed = Feed(lambda: RedisLog(redis, group, sealing=sealing_of(options.key_file, group)), told_by=f"node {name}")
     page = ui_routes(feed)
     served = health_app(node, routes=page) if beside else registry_app(node, routes=page)
@@ -123,16 +132,20 @@ def serve(
     )
     SPEAKER.set(node.speaker)  # of whatever else is logged in this process
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
+    if proxy is not None:
+        proxy.listen()
     asks = node.handover.process
     asks.run_by = run_by(os.environ)
     node.http = advertised or _reachable(server.url, host, server.port, redis, scheme=server.scheme)
     try:
-        with node, server, sidecar:
+        with node, server, proxy or nullcontext(), sidecar:
             logger.info("service.started", "node %s of group %s serves %s", name, group, server.url, url=server.url)
             try:
                 while not (stopping.wait(LOOK_EVERY_S) or node.failed is not None or asks.asked):
                     pass
             finally:
+                if proxy is not None:
+                    proxy.close()
                 feed.end()  # or the server would wait for whoever watches, and the node with its lease for the server
     finally:
         feed.close()
@@ -158,6 +171,20 @@ def _run_of(program: Program, lease_s: float) -> RunProgram | None:
         command=program.run, check=program.check, check_every_s=program.check_every_s, stop_s=program.run_stop_s
     )
     return RunProgram(options, lease_s=lease_s)
+
+
+def _proxy_of(
+    program: Program, node: Node, sidecar: Sidecar, redis: str, certificate: Certificate | None
+) -> Proxy | None:
+    options = program.proxy
+    if options is None:
+        return None
+    if program.file is None and program.sqlite is None:
+        raise ConfigError(setting="proxy", problem="is for a program beside the node: give its --file, or its --sqlite")
+    if program.run and options.reads == "local":
+        problem = "what --run runs is on the primary alone, so no standby has a program that could answer"
+        raise ConfigError(setting="proxy-reads", problem=problem)
+    return Proxy(node, sidecar, options, redis=redis, certificate=certificate)
 
 
 def _state_beside(program: Program) -> FileState | SQLiteState | None:
