@@ -17,7 +17,7 @@ import httpx
 
 from ...errors import NotRunning, PositionLost
 from ...web.error_codes import BUSY, PRIMARY_UNNAMED, PRIMARY_UNREACHABLE
-from ...web.failures import Failure, Refusal, answer_of, failure_of, problem
+from ...web.failures import ALL_ANSWERS, Refusal, answer_of, failure_of, problem
 from ...web.forward import Header
 from ...web.guard.token_bearer import Nodes
 from .answer import Answer
@@ -87,10 +87,12 @@ class HttpProxy:
                 await answer.close()
         except ClientGone:
             pass
-        except (Refusal, httpx.HTTPError) as error:
-            # Of an answer that has begun, nothing but its end can tell that it breaks off.
+        except Exception as error:
             if not has_begun:
                 await _refuse(send, error)
+            elif not isinstance(error, httpx.HTTPError):
+                raise
+            # Of an answer that has begun, nothing but its end can tell that it breaks off.
 
     # --- where it goes ---
 
@@ -307,7 +309,8 @@ async def _streamed(answer: Answer, send: Send) -> None:
 
 
 async def _refuse(send: Send, error: Exception) -> None:
-    failure = failure_of(error) or Failure(status=502, code="no_answer", message=str(error))
+    failure = failure_of(error, ALL_ANSWERS)
+    assert failure is not None  # all of them have an answer
     answer = answer_of(failure, problem)
     headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
     if failure.status == 503:  # nothing was sent
