@@ -38,6 +38,11 @@ class RequestsUnderWay:
             with self._lock:
                 self._count -= 1
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for them to be answered."""
+        return self._awaited_since is not None
+
     def are_answered(self) -> bool:
         """Whether there are none, or they were waited for long enough, which begins with the first time that this is
         asked."""
