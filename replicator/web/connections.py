@@ -260,7 +260,7 @@ class LimitedProtocol(H11Protocol):
 
     def look(self, now: float) -> None:
         """End it, if it keeps the server waiting."""
-        if self._is_upgraded or self.transport.is_closing():
+        if self.transport.is_closing():
             return
         cycle = self.cycle
         if cycle is None or cycle.response_complete:

@@ -47,14 +47,16 @@ def test_a_write_is_passed_as_it_came_and_published_before_it_is_answered(site: 
     site.node.publish = publish
     site.target.does = lambda asked: ok(b"kept", "201 Created")
     # when
-    answer = in_thread(lambda: raw(url, b"POST /a%20b/../c?x=%7e&y HTTP/1.1\r\nHost: notes\r\nX-Real-IP: 9\r\n"
-                                   b"Content-Length: 4\r\n\r\nbody"), patience_s=6 * PATIENCE_S)  # fmt: skip
+    origin = b"X-Real-IP: 9\r\nX-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\n"
+    head = b"POST /a%20b/../c?x=%7e&y HTTP/1.1\r\nHost: notes\r\nContent-Length: 4\r\n" + origin
+    answer = in_thread(lambda: raw(url, head + b"\r\nbody"), patience_s=6 * PATIENCE_S)
     eventually(lambda: site.target.asked)
     # then the program got it byte for byte, with the address of the client
     [asked] = site.target.asked
     assert asked.startswith(b"POST /a%20b/../c?x=%7e&y HTTP/1.1\r\n")
     assert asked.endswith(b"\r\n\r\nbody")
-    assert {b"host: notes", b"x-forwarded-for: 127.0.0.1", b"x-forwarded-host: notes"} <= set(lines(asked))
+    told = {b"host: notes", b"x-forwarded-for: 127.0.0.1", b"x-forwarded-host: notes", b"x-forwarded-proto: http"}
+    assert told <= set(lines(asked))
     assert not any(line.startswith((b"x-real-ip", b"replicator-")) for line in lines(asked))
     # and the client its answer after that was published, with the position
     goes_on.set()

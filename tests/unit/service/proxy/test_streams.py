@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from replicator.service.proxy.websocket import WebSocketProxy
+from replicator.web import connections
 from replicator.web.server import WebServer
 from tests.support.kv import PATIENCE_S, eventually
 
@@ -37,6 +38,7 @@ class Program:
         self.ended: list[int] = []
         routes = [
             Route("/stream", self._stream, methods=["GET", "POST"]),
+            Route("/port", self._port, methods=["GET", "POST"]),
             Route("/sent", self._sent, methods=["POST"]),
             WebSocketRoute("/socket", self._socket),
             WebSocketRoute("/denied", self._denied),
@@ -56,6 +58,10 @@ class Program:
                 self.ended.append(1)
 
         return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def _port(self, request: Request) -> Response:
+        assert request.client is not None
+        return Response(str(request.client.port))
 
     async def _sent(self, request: Request) -> Response:
         async for piece in request.stream():
@@ -121,6 +127,14 @@ def test_bodies_pass_bit_by_bit_in_both_directions(site: Site, program: Program,
         program.pieces.clear()
 
 
+def test_a_connection_is_kept_for_reads_and_every_write_has_its_own(
+    site: Site, program: Program, client: httpx.Client
+) -> None:
+    url = site.proxy()
+    ports = [[client.request(method, url + "/port").text for _ in range(3)] for method in ("GET", "POST")]
+    assert [len(set(each)) for each in ports] == [1, 3]
+
+
 def test_what_breaks_off_ends_on_both_sides(site: Site, program: Program, client: httpx.Client) -> None:
     url = site.proxy()
     # the client leaves
@@ -168,6 +182,25 @@ def test_a_websocket_passes_until_either_side_ends_it(site: Site, program: Progr
             pass
         response = denied.value.response
         assert (response.status_code, response.headers["x-why"], response.body) == (401, "no session", b"nobody")
+
+
+def test_a_websocket_may_say_nothing_for_as_long_as_it_likes(
+    site: Site, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    look = connections.Connections.look
+
+    def looked(self: connections.Connections) -> None:
+        looks.append(len(self))
+        look(self)
+
+    monkeypatch.setattr(connections, "HEAD_S", 0.0)
+    monkeypatch.setattr(connections.Connections, "look", looked)
+    with opened(site.proxy(app=WebSocketProxy)) as socket:
+        looks.clear()
+        eventually(lambda: len(looks) > 4)  # of the proxy's server, and of the program's
+        socket.send("still")
+        assert socket.recv() == "still"
 
 
 def test_a_websocket_ends_with_the_term_and_waits_for_the_next_one(site: Site, program: Program) -> None:
