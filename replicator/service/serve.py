@@ -103,6 +103,7 @@ def serve(
     listens_safely(host, access)
     certificate = certificate_of(access)
     beside = _state_beside(program)
+    _check_proxy(program, beside is not None)
     state = beside or Registry()
     if beside is not None:
         kept = KeptFiles(data_dir, beside.path, name)
@@ -176,15 +177,20 @@ def _run_of(program: Program, lease_s: float) -> RunProgram | None:
 def _proxy_of(
     program: Program, node: Node, sidecar: Sidecar, redis: str, certificate: Certificate | None
 ) -> Proxy | None:
-    options = program.proxy
-    if options is None:
+    if program.proxy is None:
         return None
-    if program.file is None and program.sqlite is None:
+    return Proxy(node, sidecar, program.proxy, redis=redis, certificate=certificate)
+
+
+def _check_proxy(program: Program, has_state: bool) -> None:
+    """Raises `ConfigError` if there is nothing that a proxy could be before."""
+    if program.proxy is None:
+        return
+    if not has_state:
         raise ConfigError(setting="proxy", problem="is for a program beside the node: give its --file, or its --sqlite")
-    if program.run and options.reads == "local":
+    if program.run and program.proxy.reads == "local":
         problem = "what --run runs is on the primary alone, so no standby has a program that could answer"
         raise ConfigError(setting="proxy-reads", problem=problem)
-    return Proxy(node, sidecar, options, redis=redis, certificate=certificate)
 
 
 def _state_beside(program: Program) -> FileState | SQLiteState | None:
