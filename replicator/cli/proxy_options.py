@@ -40,6 +40,7 @@ def proxy_of(given: dict[str, Any]) -> ProxyOptions | None:
         timeout_s=given["proxy_timeout_s"],
         reads=given["proxy_reads"],
         publish=given["proxy_publish"],
+        settle_s=given["proxy_settle_s"],
         to=tuple(given["proxy_to"]),
         trust=tuple(given["proxy_trust"]),
     )
@@ -92,6 +93,14 @@ _OPTIONS = [
         show_default=True,
         envvar="REPLICATOR_PROXY_PUBLISH",
         help="Whether a write is answered only once what the program wrote is in the log.",
+    ),
+    click.option(
+        "--proxy-settle-s",
+        type=Seconds(),
+        default=0.0,
+        show_default=True,
+        envvar="REPLICATOR_PROXY_SETTLE_S",
+        help="How long after the program's answer its file is published: for one that answers before it writes.",
     ),
     click.option(
         "--proxy-to",

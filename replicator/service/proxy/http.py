@@ -237,6 +237,7 @@ class HttpProxy:
 
     async def _publish(self, visit: Visit, term: int) -> None:
         """Return once what the program wrote is in the log, by the node that led. Raises `Refusal`."""
+        await asyncio.sleep(self._options.settle_s)
         clock = asyncio.get_running_loop().time
         until = clock() + self._options.wait_s
         while True:

@@ -22,7 +22,8 @@ class ProxyOptions:
     """`listen`: HOST:PORT. `target`: that of the program on this machine. `advertise`: the URL that the other nodes are
     told, where it is not that. `wait_s`: how long a request waits for a program that can take it. `timeout_s`: how long
     the program may take to begin its answer. `reads`: whose program answers them, the primary's or that beside this
-    node. `publish`: whether a write is answered only once what the program wrote is in the log. `to`: the proxies that
+    node. `publish`: whether a write is answered only once what the program wrote is in the log. `settle_s`: so long
+    after its answer that is looked at, for a program that answers before it writes. `to`: the proxies that
     requests are passed to, and no other one; empty: to the one that proves to be the primary's, without tokens.
     `trust`: addresses and networks whose `X-Forwarded-*` are believed. Raises `ConfigError`.
     """
@@ -34,6 +35,7 @@ class ProxyOptions:
     timeout_s: float = 60.0
     reads: str = "primary"
     publish: bool = True
+    settle_s: float = 0.0
     to: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
 
@@ -44,6 +46,7 @@ class ProxyOptions:
             raise ConfigError(setting="target", problem=f"{self.target!r} is not where a program listens: HOST:PORT")
         checks.seconds("proxy-wait-s", self.wait_s)
         checks.seconds("proxy-timeout-s", self.timeout_s, least=0.1)
+        checks.seconds("proxy-settle-s", self.settle_s)
         checks.choice("proxy-reads", self.reads, READS)
         for setting, url in (("proxy-advertise", self.advertise), *(("proxy-to", url) for url in self.to)):
             if urlsplit(checks.public_url(setting, url)).path not in ("", "/"):

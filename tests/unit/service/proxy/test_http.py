@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,6 +98,23 @@ def test_a_write_whose_publication_is_not_known_is_not_answered_by_the_program(s
 
     site.target.does = loses_the_lease
     assert ask(url, "POST").json()["error"] == "outcome_unknown"
+
+
+def test_a_program_that_answers_before_it_writes_is_given_time(site: Site) -> None:
+    times: list[float] = []
+
+    def noted() -> Publication:
+        times.append(time.monotonic())
+        return Publication("5-7", "")
+
+    def does(asked: bytes) -> bytes:
+        times.append(time.monotonic())
+        return ok()
+
+    site.node.publish, site.target.does = noted, does
+    ask(site.proxy(settle_s=0.1), "POST").raise_for_status()
+    answered_at, published_at = times
+    assert published_at - answered_at >= 0.09
 
 
 def test_what_is_safe_is_repeated_and_what_is_not_is_sent_once(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -36,6 +37,7 @@ class Program:
         self.pieces: list[int] = []
         self.opened: list[dict[str, Any]] = []
         self.ended: list[int] = []
+        self.cut_off = False
         routes = [
             Route("/stream", self._stream, methods=["GET", "POST"]),
             Route("/port", self._port, methods=["GET", "POST"]),
@@ -64,8 +66,11 @@ class Program:
         return Response(str(request.client.port))
 
     async def _sent(self, request: Request) -> Response:
-        async for piece in request.stream():
-            self.pieces.append(len(piece))
+        try:
+            async for piece in request.stream():
+                self.pieces.append(len(piece))
+        except ClientDisconnect:
+            self.cut_off = True
         return Response(str(sum(self.pieces)))
 
     async def _socket(self, socket: WebSocket) -> None:
@@ -141,6 +146,12 @@ def test_what_breaks_off_ends_on_both_sides(site: Site, program: Program, client
     with client.stream("GET", url + "/stream") as answer:
         next(answer.iter_raw())
     eventually(lambda: program.ended)
+    # in the middle of what it sends
+    where = httpx.URL(url)
+    with socket.create_connection((where.host, where.port or 0)) as connection:
+        connection.sendall(b"POST /sent HTTP/1.1\r\nHost: a\r\nContent-Length: 400000\r\n\r\n" + 2 * PIECE)
+        eventually(lambda: sum(program.pieces) == 2 * len(PIECE))
+    eventually(lambda: program.cut_off)
     # the program does
     with client.stream("GET", url + "/stream?breaks") as answer:
         bits = answer.iter_raw()
@@ -156,14 +167,14 @@ def test_a_websocket_passes_until_either_side_ends_it(site: Site, program: Progr
     standby.follows(url)
     for each in (url, site.proxy(standby, app=WebSocketProxy)):
         more = {"subprotocols": ["other", "notes"], "additional_headers": {"Cookie": "s=1", "X-Real-IP": "9"}}
-        with opened(each, "/socket?a=%20", origin="http://page", **more) as socket:  # type: ignore[arg-type]
-            assert socket.subprotocol == "notes"
+        with opened(each, "/socket?a=%20", origin="http://page", **more) as there:  # type: ignore[arg-type]
+            assert there.subprotocol == "notes"
             for message in ("text", b"bytes", "x" * 200_000):
-                socket.send(message)
-                assert socket.recv() == message
-            socket.send("end")
+                there.send(message)
+                assert there.recv() == message
+            there.send("end")
             with pytest.raises(ConnectionClosed) as closed:
-                socket.recv()
+                there.recv()
             assert closed.value.rcvd is not None
             assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
         told = program.opened[-1]
@@ -173,8 +184,8 @@ def test_a_websocket_passes_until_either_side_ends_it(site: Site, program: Progr
         assert headers["x-forwarded-for"] == "127.0.0.1"
         assert "x-real-ip" not in headers
         # and the client
-        with opened(each) as socket:
-            socket.close(4002)
+        with opened(each) as there:
+            there.close(4002)
         eventually(lambda: 4002 in program.ended)
         program.ended.clear()
         # or the program lets nobody in
@@ -196,19 +207,19 @@ def test_a_websocket_may_say_nothing_for_as_long_as_it_likes(
 
     monkeypatch.setattr(connections, "HEAD_S", 0.0)
     monkeypatch.setattr(connections.Connections, "look", looked)
-    with opened(site.proxy(app=WebSocketProxy)) as socket:
+    with opened(site.proxy(app=WebSocketProxy)) as there:
         looks.clear()
         eventually(lambda: len(looks) > 4)  # of the proxy's server, and of the program's
-        socket.send("still")
-        assert socket.recv() == "still"
+        there.send("still")
+        assert there.recv() == "still"
 
 
 def test_a_websocket_ends_with_the_term_and_waits_for_the_next_one(site: Site, program: Program) -> None:
     url = site.proxy(app=WebSocketProxy, reads="local")
-    with opened(url) as socket:
+    with opened(url) as there:
         site.node.program_term, site.node.leads = 0, False
         with pytest.raises(ConnectionClosed) as closed:
-            socket.recv()
+            there.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
     # when nobody leads, and it is not waited for
@@ -220,7 +231,7 @@ def test_a_websocket_ends_with_the_term_and_waits_for_the_next_one(site: Site, p
     # when it is
     timer = threading.Timer(0.1, lambda: setattr(site.node, "program_term", 6))
     timer.start()
-    with opened(url) as socket:
-        socket.send("again")
-        assert socket.recv() == "again"
+    with opened(url) as there:
+        there.send("again")
+        assert there.recv() == "again"
     timer.join()
