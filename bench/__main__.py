@@ -37,6 +37,7 @@ from bench import (
     patch,
     plots,
     probes,
+    proxy,
     sealed,
     snapshot,
     soak,
@@ -69,6 +70,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "http": http,
     "middleware": middleware,
     "probes": probes,
+    "proxy": proxy,
     "lease-release": lease_release,
     "soak": soak,
 }

@@ -15,6 +15,7 @@ from .access_options import access_of, access_options
 from .context import NAME, Seconds, Settings, snapshot_bytes_max_option
 from .directory_options import directory_options
 from .node_options import node_options
+from .proxy_options import proxy_of, proxy_options
 
 __all__ = ["node"]
 
@@ -118,6 +119,7 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     envvar="REPLICATOR_RUN_STOP_S",
     help="Between SIGTERM and SIGKILL, where the lease leaves the time.",
 )
+@proxy_options
 @snapshot_bytes_max_option
 @click.pass_obj
 def node(
@@ -146,7 +148,7 @@ def node(
         advertise=advertise,
         app=app,
         options=NodeOptions(**_those_of(NodeOptions, given), key_file=settings.key_file),
-        program=Program(**_those_of(Program, given)),
+        program=Program(**_those_of(Program, given | {"proxy": proxy_of(given)})),
         access=access_of(given),
     )
     if asked == "restart":

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import ReplicatorError
 from ..format.ids import ORIGIN, ZERO_ID, Position, Writer
 from ..protocol.fold import View
-from ..protocol.heartbeat import MISSED_BEATS_MAX
+from ..protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
 from ..protocol.history import History
 from ..protocol.node_state import NodeState
 from ..runtime.event_log import Speaker
@@ -36,6 +36,8 @@ class NodeFacts:
         self.data_dir: Path = setup.data_dir
         #: Where others reach this node, for them to see; empty: not known.
         self.http = http
+        #: The URL of the proxy of the program beside it, for others; set before the node is started.
+        self.proxy = ""
         self._setup = setup
         self._owner = Owner(f"node {setup.name}")
         #: From `start` on; None: it was not started, or could not be.
@@ -282,13 +284,35 @@ class NodeFacts:
     @property
     def primary_http(self) -> str | None:
         """Where the primary is reached, if there is a live one that says so."""
-        running = self._begun
-        if running is None:
-            return None
-        node_state, look = running.replica.node_state, running.ha_loop.observer.look
         if self.leads:
             return self.http or None
-        holder = look.heartbeats.get(node_state.view.holder.node) if look else None
-        if holder is None or holder.node == self.name or holder.boot != node_state.view.holder.boot:
+        primary = self._other_primary
+        return primary.http or None if primary is not None else None
+
+    @property
+    def primary_proxy(self) -> str | None:
+        """Where the proxy of the primary's program is reached, if another node is the primary, lives and has one."""
+        primary = self._other_primary if not self.leads else None
+        return primary.proxy or None if primary is not None else None
+
+    def has_proven_proxy(self, url: str) -> bool:
+        """Whether this is `primary_proxy`, and the server there has proved it (`url_proof.py`); if not, it is asked.
+        Returns at once."""
+        running = self._begun
+        if running is None or not url or url != self.primary_proxy:
+            return False
+        holder = running.replica.node_state.view.holder
+        return running.proxy_proof.is_proven(holder.node, holder.boot, url)
+
+    @property
+    def _other_primary(self) -> Heartbeat | None:
+        """The heartbeat of the boot that holds the term, if it lives and is not this node's."""
+        running = self._begun
+        look = running.ha_loop.observer.look if running is not None else None
+        if running is None or look is None:
             return None
-        return holder.http or None if holder.alive else None
+        holder = running.replica.node_state.view.holder
+        heartbeat = look.heartbeats.get(holder.node)
+        if heartbeat is None or heartbeat.node == self.name or heartbeat.boot != holder.boot:
+            return None
+        return heartbeat if heartbeat.alive else None

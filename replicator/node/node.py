@@ -180,7 +180,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
                     running.checkpoint.close()
                     raise NotRunning(self.name, stopped=True)
                 self._running = running
-                running.ha_loop.reporter.http = self.http
+                running.ha_loop.reporter.http, running.ha_loop.reporter.proxy = self.http, self.proxy
                 running.begin()
                 self._watch_role(running)
         except BaseException:

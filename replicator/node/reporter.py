@@ -41,6 +41,7 @@ class Reporter:
     ) -> None:
         #: Where others reach this node.
         self.http = ""
+        self.proxy = ""
         #: Of the state, at a marker, and how often the state had been replaced by then.
         self.digest: tuple[RecordId, str, int] | None = None
         #: The request to rebuild this node that was carried out last.
@@ -85,6 +86,7 @@ class Reporter:
         return self._replica.node_state.heartbeat()._replace(
             every_ms=int(self._policy.beat_every_s * 1000),
             http=self.http,
+            proxy=self.proxy,
             synced=self._replica.synced_upto,
             snapshot_bytes=self._replica.saved.snapshot_bytes,
             changes_bytes=self._replica.saved.changes_bytes,

@@ -96,7 +96,7 @@ class RunningNode:
         boot = self.replica.node_state.previous_boot
         own_name = Name(log, me, checkpoint, previous_boot=boot, stopping=setup.stopping)
         self.nonces = Nonces(self.wake)
-        self.primary_proof = PrimaryProof(log)
+        self.primary_proof, self.proxy_proof = PrimaryProof(log), PrimaryProof(log)
         self.ha_loop = HaLoop(parts, policy, own_name, setup.handover, wake=self.wake)
         self.ha_loop.reporter.nonces = self.nonces
         reader = Reader(parts, stopping=setup.stopping)

@@ -100,7 +100,7 @@ def _says(heartbeat: Heartbeat | None, boot: str, url: str, nonce: str) -> bool:
     return (
         heartbeat is not None
         and heartbeat.boot == boot
-        and heartbeat.http.rstrip("/") == url.rstrip("/")
+        and url.rstrip("/") in (heartbeat.http.rstrip("/"), heartbeat.proxy.rstrip("/"))
         and nonce in heartbeat.heard
     )
 

@@ -76,7 +76,8 @@ class Heartbeat(NamedTuple):
     how many records of terms that were over this boot has found in the log and ignored. `kept_count`: the files
     that were put aside for the one in which its state is kept.
 
-    `heard`: the nonces that it was sent over HTTP lately, which prove that its URL is its own (`node/url_proof.py`).
+    `heard`: the nonces that it was sent over HTTP lately, which prove that its URLs are its own (`node/url_proof.py`).
+    `proxy`: the URL of the proxy of the program beside it (`service/proxy/`); empty: it has none.
     `follows_only`: why its Redis user lets it follow and not lead; empty: it may lead.
 
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
@@ -130,6 +131,7 @@ class Heartbeat(NamedTuple):
     kept_count: int = 0
     follows_only: str = ""
     heard: tuple[str, ...] = ()
+    proxy: str = ""
     age_ms: int = 0
     beaten_at: int = 0
 
@@ -179,8 +181,11 @@ class Heartbeat(NamedTuple):
             return None
         if not all(map(_is_like, heartbeat, _SOME_HEARTBEAT)) or heartbeat.every_ms > EVERY_MS_MAX:
             return None
+        http, proxy = node_url.believed(heartbeat.http), node_url.believed(heartbeat.proxy)
         return (
-            heartbeat if (url := node_url.believed(heartbeat.http)) == heartbeat.http else heartbeat._replace(http=url)
+            heartbeat
+            if (http, proxy) == (heartbeat.http, heartbeat.proxy)
+            else heartbeat._replace(http=http, proxy=proxy)
         )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..log.redis_log import RedisLog
@@ -25,8 +27,12 @@ from ..storage import disk
 from ..storage.keyring import sealing_of
 from .access import Access
 from .beside import attach, state_beside
+from .proxy import Proxy, ProxyOptions
 from .run import RunOptions, RunProgram
 from .sidecar import Sidecar
+
+if TYPE_CHECKING:
+    from ..web.certificate import Certificate
 
 __all__ = ["Program", "serve"]
 
@@ -43,7 +49,7 @@ class Program:
 
     `exclude`, `with_sqlite`, `on_quiesce`: for a directory (`DirectoryState`, `Quiesce`). `file_mode`: of a file that
     is not there yet. `on_primary`, `on_standby`, `publish_every_s`: for `Sidecar`. `run`: a program that the node runs
-    while it leads, and the rest how that is looked after (`RunOptions`).
+    while it leads, and the rest how that is looked after (`RunOptions`). `proxy`: for the requests to the program.
     """
 
     file: Path | None = None
@@ -60,6 +66,7 @@ class Program:
     check: str = ""
     check_every_s: float = 5.0
     run_stop_s: float = 10.0
+    proxy: ProxyOptions | None = None
 
 
 def serve(
@@ -100,6 +107,7 @@ def serve(
     listens_safely(host, access)
     certificate = certificate_of(access)
     beside = state_beside(program, data_dir, name)
+    _check_proxy(program, beside is not None)
     state = beside or Registry()
     run = _run_of(program, options.lease_s)
     node: Node = Node(
@@ -117,6 +125,7 @@ def serve(
         publish_every_s=program.publish_every_s,
     )
     attach(beside, program, lambda: sidecar.has_primary)
+    proxy = _proxy_of(program, node, sidecar, redis, certificate)
     feed = Feed(
         lambda: RedisLog(redis, group, sealing=sealing_of(options.key_file, group)),
         told_by=f"node {name}",
@@ -129,17 +138,21 @@ def serve(
     )
     SPEAKER.set(node.speaker)  # of whatever else is logged in this process
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
+    if proxy is not None:
+        proxy.listen()
     asks = node.handover.process
     asks.run_by = run_by(os.environ)
     node.http = advertised or _reachable(server.url, host, server.port, redis, scheme=server.scheme)
     try:
-        with node, server, sidecar:
+        with node, server, proxy or nullcontext(), sidecar:
             leave_alone()
             logger.info("service.started", "node %s of group %s serves %s", name, group, server.url, url=server.url)
             try:
                 while not (stopping.wait(LOOK_EVERY_S) or node.failed is not None or asks.asked):
                     pass
             finally:
+                if proxy is not None:
+                    proxy.close()
                 feed.end()  # or the server would wait for whoever watches, and the node with its lease for the server
     finally:
         feed.close()
@@ -165,6 +178,26 @@ def _run_of(program: Program, lease_s: float) -> RunProgram | None:
         command=program.run, check=program.check, check_every_s=program.check_every_s, stop_s=program.run_stop_s
     )
     return RunProgram(options, lease_s=lease_s)
+
+
+def _proxy_of(
+    program: Program, node: Node, sidecar: Sidecar, redis: str, certificate: Certificate | None
+) -> Proxy | None:
+    if program.proxy is None:
+        return None
+    return Proxy(node, sidecar, program.proxy, redis=redis, certificate=certificate)
+
+
+def _check_proxy(program: Program, has_state: bool) -> None:
+    """Raises `ConfigError` if there is nothing that a proxy could be before."""
+    if program.proxy is None:
+        return
+    if not has_state:
+        problem = "is for a program beside the node: give its --file, --sqlite or --dir"
+        raise ConfigError(setting="proxy", problem=problem)
+    if program.run and program.proxy.reads == "local":
+        problem = "what --run runs is on the primary alone, so no standby has a program that could answer"
+        raise ConfigError(setting="proxy-reads", problem=problem)
 
 
 def _reachable(url: str, host: str, port: int, redis: str, *, scheme: str) -> str:

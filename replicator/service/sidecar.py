@@ -36,10 +36,11 @@ from ..runtime.log_once import BUG, Lasting, LogOnce
 from ..runtime.process import Owner
 from ..runtime.threads import started
 from .beside import StateBeside
+from .requests_under_way import RequestsUnderWay
 from .role_commands import Commands, command
 from .run import RunProgram
 
-__all__ = ["Sidecar"]
+__all__ = ["Publication", "Sidecar"]
 
 logger = EventLogger(__name__)
 
@@ -62,6 +63,13 @@ STOP_WITHIN_S = 15.0
 
 #: How long the program stays stopped for a switchover that does not come. The tool promotes within that, or not at all.
 HANDED_OVER_FOR_S = 30.0
+
+
+class Publication(NamedTuple):
+    """`position`: one that has all that was written before it was asked for. `problem`: why there is none, in words."""
+
+    position: str
+    problem: str
 
 
 class _HandingOver(NamedTuple):
@@ -108,6 +116,8 @@ class Sidecar:
         #: What the file looked like when it was published last, and in which term.
         self._published: tuple[object, int] | None = None
         self._log_once = LogOnce(logger)
+        #: What a proxy has passed to the program: that is answered before the program is told to stop.
+        self.requests = RequestsUnderWay()
 
     @property
     def has_primary(self) -> bool:
@@ -134,6 +144,8 @@ class Sidecar:
         if self._commands.running == "primary":
             self._commands.cut_short()
         self._commands.finish()
+        while self._node.leads and not self.requests.are_answered():
+            time.sleep(LOOK_EVERY_S)
         if self.has_primary:
             self._told = ("standby", 0)
             self._begin("standby")
@@ -166,7 +178,7 @@ class Sidecar:
         if now != self._told:
             if commands.running == "primary" and now[0] == "standby":
                 commands.cut_short()
-            if not commands.running:
+            if not commands.running and not (leads and now[0] == "standby" and not self.requests.are_answered()):
                 self._told = now
                 self._begin(now[0])
         elif self._handing_over is not None and not commands.running:
@@ -176,6 +188,15 @@ class Sidecar:
         node = self._node
         about = {"ROLE": role, "TERM": str(node.term), "NODE": node.name, "GROUP": node.group}
         self._commands.begin(role, about=about, limit_s=COMMAND_TIMEOUT_S)
+
+    @property
+    def program_term(self) -> int:
+        """The term in which the program was told to lead, and may go on; 0: it was not, or is about to stop."""
+        told = self._told
+        if told is None or told[0] != "primary" or self._handing_over is not None or self._stopping.is_set():
+            return 0
+        leads = self._node.leads and (self._run is None or self._run.may_run)
+        return told[1] if leads and told[1] == self._node.term else 0
 
     # --- a switchover that is planned ---
 
@@ -203,6 +224,11 @@ class Sidecar:
             handover.answered(current.asked)
 
     # --- what the program did ---
+
+    def publish_now(self) -> Publication:
+        """Publish what the program has written by now, on the calling thread."""
+        problem = self._publish()
+        return Publication("" if problem else str(self._node.position.id), problem)
 
     def _publish(self) -> str:
         """Publish what was written since the last time. What is in the way, in words; empty: all of it is published."""

@@ -236,11 +236,17 @@ class LimitedProtocol(H11Protocol):
         self._waits_since: float | None = None
         self._body: _Body | None = None
         self._answer: _Answer | None = None
+        #: It is a WebSocket now: another protocol has it, which asks for signs of life (uvicorn's pings).
+        self._is_upgraded = False
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way."""
-        return self.cycle is None or self.cycle.response_complete
+        return not self._is_upgraded and (self.cycle is None or self.cycle.response_complete)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._is_upgraded = True
+        super().handle_websocket_upgrade(event)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

@@ -53,16 +53,27 @@ TICKS_PER_S = 10
 
 PORT_MAX = 65535
 
+#: Of one message of a WebSocket, which is in memory as a whole.
+WS_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
 
 class WebServer:
     """One application on one port. Starts once; a stopped server is not started again."""
 
     def __init__(
-        self, app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, certificate: Certificate | None = None
+        self,
+        app: ASGIApp,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        certificate: Certificate | None = None,
+        for_proxy: bool = False,
     ) -> None:
-        """Take port 0 for any free one. The application's lifespan events are not sent. `certificate`: for HTTPS."""
+        """Take port 0 for any free one. The application's lifespan events are not sent. `certificate`: for HTTPS.
+        `for_proxy`: it serves WebSockets, too (which takes `websockets`), and believes no `X-Forwarded-*`."""
         self._app = app
         self._certificate = certificate
+        self._for_proxy = for_proxy
         self.host = host
         #: The port asked for; from `start` on the real one.
         self.port = port
@@ -96,7 +107,7 @@ class WebServer:
         self.listen()
         listener = self._listener
         assert listener is not None
-        self._server = _Announcing(_config(self._app), self._certificate)
+        self._server = _Announcing(_config(self._app, self._for_proxy), self._certificate)
         listener.connections = self._server.connections
         self._thread = started(in_this_context(_serve), self._server, listener, name=f"http-{self.port}")
         self._server.settled.wait(START_WITHIN_S)
@@ -178,7 +189,7 @@ def _serve(server: _Announcing, listener: socket.socket) -> None:
         server.settled.set()
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
+def _config(app: ASGIApp, for_proxy: bool) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",
@@ -186,7 +197,9 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         http="h11",
         backlog=ACCEPTED_AT_A_TIME,
         timeout_keep_alive=KEEP_ALIVE_S,
-        ws="none",
+        ws="websockets-sansio" if for_proxy else "none",
+        ws_max_size=WS_MESSAGE_BYTES_MAX,
+        proxy_headers=not for_proxy,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -16,6 +16,7 @@ from replicator import ops
 from replicator.errors import ConfigError, LogUnavailable, PromotionRefused
 from replicator.node.options import NodeOptions
 from replicator.service import sidecar as module
+from replicator.service.proxy import ProxyOptions
 from replicator.service.role_commands import command
 from replicator.service.serve import Program, serve
 from replicator.service.sidecar import Sidecar
@@ -267,6 +268,12 @@ def test_what_is_no_command_is_refused() -> None:
         ({"file": Path("a"), "sqlite": Path("b")}, "file"),
         ({"file": Path("a"), "publish_every_s": 0.0}, "publish-every-s"),
         ({"on_standby": "'"}, "on-standby"),
+        ({"proxy": ProxyOptions(listen="127.0.0.1:0", target="127.0.0.1:1")}, "proxy"),
+        (
+            {"proxy": ProxyOptions(listen="127.0.0.1:0", target="127.0.0.1:1", reads="local"), "run": "x"}
+            | {"file": Path("a")},
+            "proxy-reads",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_started(

@@ -1,0 +1,136 @@
+"""A proxy over a real connection, beside a node that is what a test says, and a program that does what a test says."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from replicator.sandbox.free_ports import free_port
+from replicator.service.proxy.http import HttpProxy
+from replicator.service.proxy.options import ProxyOptions
+from replicator.service.proxy.passing import Passing
+from replicator.service.proxy.place import Place
+from replicator.service.requests_under_way import RequestsUnderWay
+from replicator.service.sidecar import Publication
+from replicator.web.server import WebServer
+from tests.support.kv import PATIENCE_S
+
+
+class FakeNode:
+    """A node and what is beside it."""
+
+    name = "a"
+
+    def __init__(self) -> None:
+        self.role, self.leads, self.term, self.program_term = "primary", True, 5, 5
+        self.state_problem: str | None = None
+        self.primary_proxy: str | None = None
+        self.proven: set[str] = set()
+        self.heard: list[str] = []
+        self.requests = RequestsUnderWay()
+        self.publish: Callable[[], Publication] = lambda: Publication("5-7", "")
+        self.waited: Callable[[str, float], None] = lambda position, timeout_s: None
+
+    def follows(self, primary: str, *, is_proven: bool = True) -> None:
+        self.role, self.leads, self.program_term = "standby", False, 0
+        self.primary_proxy = primary
+        self.proven = {primary} if is_proven else set()
+
+    def has_proven_proxy(self, url: str) -> bool:
+        return url in self.proven
+
+    def hear(self, nonce: str) -> None:
+        self.heard.append(nonce)
+
+    def wait(self, *, position: str, timeout_s: float) -> None:
+        self.waited(position, timeout_s)
+
+    def publish_now(self) -> Publication:
+        return self.publish()
+
+
+#: Gets a request, as it came, and gives an answer, as it goes; None: it breaks the connection.
+Doing = Callable[[bytes], bytes | None]
+
+
+def ok(body: bytes = b"ok", status: str = "200 OK") -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
+
+
+class Target:
+    """A program that takes one request per connection."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.asked: list[bytes] = []
+        self.does: Doing = lambda asked: ok()
+        self._door = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._door.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection:
+            asked = b""
+            while b"\r\n\r\n" not in asked:
+                asked += connection.recv(65536)
+            head, _, body = asked.partition(b"\r\n\r\n")
+            fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+            while len(body) < int(fields.get(b"content-length", 0)):
+                body += connection.recv(65536)
+            self.asked.append(head + b"\r\n\r\n" + body)
+            if answer := self.does(self.asked[-1]):
+                connection.sendall(answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._door.shutdown(socket.SHUT_RDWR)
+        self._door.close()
+
+
+class Site:
+    """A proxy, its node, and a program."""
+
+    def __init__(self) -> None:
+        self.node = FakeNode()
+        self.target_port = free_port()
+        self._servers: list[WebServer] = []
+        self.start()
+
+    def start(self) -> None:
+        self.target = Target(self.target_port)
+
+    def proxy(self, node: FakeNode | None = None, app: Any = HttpProxy, **options: Any) -> str:
+        """Its URL."""
+        given = {"wait_s": PATIENCE_S, **options}
+        told = ProxyOptions(listen="127.0.0.1:0", target=f"127.0.0.1:{self.target_port}", **given)
+        node = node or self.node
+        place = Place(node, node)
+        passing = Passing(place, wait_s=told.wait_s, reads=told.reads)
+        server = WebServer(app(place, passing, told), for_proxy=True)
+        server.start()
+        self._servers.append(server)
+        return server.url
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.stop()
+        self.target.close()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()

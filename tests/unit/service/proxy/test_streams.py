@@ -1,0 +1,237 @@
+"""What comes bit by bit: streams in both directions, WebSockets, and what breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from replicator.service.proxy.websocket import WebSocketProxy
+from replicator.web import connections
+from replicator.web.server import WebServer
+from tests.support.kv import PATIENCE_S, eventually
+
+from .conftest import FakeNode, Site
+
+PIECE = b"p" * 50_000
+
+
+class Program:
+    """One that answers bit by bit, when it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self.goes_on = threading.Event()
+        self.pieces: list[int] = []
+        self.opened: list[dict[str, Any]] = []
+        self.ended: list[int] = []
+        self.cut_off = False
+        routes = [
+            Route("/stream", self._stream, methods=["GET", "POST"]),
+            Route("/port", self._port, methods=["GET", "POST"]),
+            Route("/sent", self._sent, methods=["POST"]),
+            WebSocketRoute("/socket", self._socket),
+            WebSocketRoute("/denied", self._denied),
+        ]
+        self.server = WebServer(Starlette(routes=routes), port=port, for_proxy=True)
+
+    async def _stream(self, request: Request) -> Response:
+        async def events() -> AsyncIterator[bytes]:
+            try:
+                yield b"data: 1\n\n"
+                while not self.goes_on.is_set():
+                    await asyncio.sleep(0.01)
+                if request.url.query == "breaks":
+                    raise ZeroDivisionError
+                yield b"data: 2\n\n"
+            finally:
+                self.ended.append(1)
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def _port(self, request: Request) -> Response:
+        assert request.client is not None
+        return Response(str(request.client.port))
+
+    async def _sent(self, request: Request) -> Response:
+        try:
+            async for piece in request.stream():
+                self.pieces.append(len(piece))
+        except ClientDisconnect:
+            self.cut_off = True
+        return Response(str(sum(self.pieces)))
+
+    async def _socket(self, socket: WebSocket) -> None:
+        self.opened.append({"headers": dict(socket.headers), "query": socket.url.query})
+        await socket.accept("notes" if "notes" in socket.scope["subprotocols"] else None)
+        try:
+            while True:
+                message = await socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    raise WebSocketDisconnect(message.get("code", 0))
+                if message.get("text") == "end":
+                    await socket.close(4001, "enough")
+                    return
+                await (
+                    socket.send_bytes(message["bytes"]) if message.get("bytes") else socket.send_text(message["text"])
+                )
+        except WebSocketDisconnect as gone:
+            self.ended.append(gone.code)
+
+    async def _denied(self, socket: WebSocket) -> None:
+        await socket.send_denial_response(Response("nobody", 401, {"X-Why": "no session"}))
+
+
+@pytest.fixture
+def program(site: Site) -> Iterator[Program]:
+    site.target.close()
+    program = Program(site.target_port)
+    with program.server:
+        yield program
+        program.goes_on.set()
+
+
+@pytest.fixture
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=6 * PATIENCE_S, trust_env=False) as client:
+        yield client
+
+
+def opened(url: str, path: str = "/socket", **more: Any) -> ClientConnection:
+    return connect(url.replace("http", "ws") + path, proxy=None, open_timeout=6 * PATIENCE_S, **more)
+
+
+def test_bodies_pass_bit_by_bit_in_both_directions(site: Site, program: Program, client: httpx.Client) -> None:
+    url = site.proxy()
+    standby = FakeNode()
+    standby.follows(url)
+    for each in (url, site.proxy(standby)):
+        program.goes_on.clear()
+        # an answer, of which the client has the beginning before there is an end, also after a write
+        for method in ("GET", "POST"):
+            with client.stream(method, each + "/stream") as answer:
+                bits = answer.iter_raw()
+                assert next(bits) == b"data: 1\n\n"
+                program.goes_on.set()
+                assert b"".join(bits) == b"data: 2\n\n"
+            program.goes_on.clear()
+        # a body that is larger than what is held, of a length that nobody knows
+        assert client.post(each + "/sent", content=(PIECE for _ in range(6))).text == "300000"
+        program.pieces.clear()
+
+
+def test_a_connection_is_kept_for_reads_and_every_write_has_its_own(
+    site: Site, program: Program, client: httpx.Client
+) -> None:
+    url = site.proxy()
+    ports = [[client.request(method, url + "/port").text for _ in range(3)] for method in ("GET", "POST")]
+    assert [len(set(each)) for each in ports] == [1, 3]
+
+
+def test_what_breaks_off_ends_on_both_sides(site: Site, program: Program, client: httpx.Client) -> None:
+    url = site.proxy()
+    # the client leaves
+    with client.stream("GET", url + "/stream") as answer:
+        next(answer.iter_raw())
+    eventually(lambda: program.ended)
+    # in the middle of what it sends
+    where = httpx.URL(url)
+    with socket.create_connection((where.host, where.port or 0)) as connection:
+        connection.sendall(b"POST /sent HTTP/1.1\r\nHost: a\r\nContent-Length: 400000\r\n\r\n" + 2 * PIECE)
+        eventually(lambda: sum(program.pieces) == 2 * len(PIECE))
+    eventually(lambda: program.cut_off)
+    # the program does
+    with client.stream("GET", url + "/stream?breaks") as answer:
+        bits = answer.iter_raw()
+        assert next(bits) == b"data: 1\n\n"
+        program.goes_on.set()
+        with pytest.raises(httpx.RemoteProtocolError):
+            next(bits)
+
+
+def test_a_websocket_passes_until_either_side_ends_it(site: Site, program: Program) -> None:
+    url = site.proxy(app=WebSocketProxy)
+    standby = FakeNode()
+    standby.follows(url)
+    for each in (url, site.proxy(standby, app=WebSocketProxy)):
+        more = {"subprotocols": ["other", "notes"], "additional_headers": {"Cookie": "s=1", "X-Real-IP": "9"}}
+        with opened(each, "/socket?a=%20", origin="http://page", **more) as there:  # type: ignore[arg-type]
+            assert there.subprotocol == "notes"
+            for message in ("text", b"bytes", "x" * 200_000):
+                there.send(message)
+                assert there.recv() == message
+            there.send("end")
+            with pytest.raises(ConnectionClosed) as closed:
+                there.recv()
+            assert closed.value.rcvd is not None
+            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
+        told = program.opened[-1]
+        headers = told["headers"]
+        assert (told["query"], headers["cookie"], headers["origin"]) == ("a=%20", "s=1", "http://page")
+        assert headers["host"] == each.removeprefix("http://")
+        assert headers["x-forwarded-for"] == "127.0.0.1"
+        assert "x-real-ip" not in headers
+        # and the client
+        with opened(each) as there:
+            there.close(4002)
+        eventually(lambda: 4002 in program.ended)
+        program.ended.clear()
+        # or the program lets nobody in
+        with pytest.raises(InvalidStatus) as denied, opened(each, "/denied"):
+            pass
+        response = denied.value.response
+        assert (response.status_code, response.headers["x-why"], response.body) == (401, "no session", b"nobody")
+
+
+def test_a_websocket_may_say_nothing_for_as_long_as_it_likes(
+    site: Site, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    look = connections.Connections.look
+
+    def looked(self: connections.Connections) -> None:
+        looks.append(len(self))
+        look(self)
+
+    monkeypatch.setattr(connections, "HEAD_S", 0.0)
+    monkeypatch.setattr(connections.Connections, "look", looked)
+    with opened(site.proxy(app=WebSocketProxy)) as there:
+        looks.clear()
+        eventually(lambda: len(looks) > 4)  # of the proxy's server, and of the program's
+        there.send("still")
+        assert there.recv() == "still"
+
+
+def test_a_websocket_ends_with_the_term_and_waits_for_the_next_one(site: Site, program: Program) -> None:
+    url = site.proxy(app=WebSocketProxy, reads="local")
+    with opened(url) as there:
+        site.node.program_term, site.node.leads = 0, False
+        with pytest.raises(ConnectionClosed) as closed:
+            there.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+    # when nobody leads, and it is not waited for
+    hasty = site.proxy(app=WebSocketProxy, wait_s=0)
+    with pytest.raises(InvalidStatus) as refused, opened(hasty):
+        pass
+    response = refused.value.response
+    assert (response.status_code, json.loads(bytes(response.body or b""))["error"]) == (503, "not_primary")
+    # when it is
+    timer = threading.Timer(0.1, lambda: setattr(site.node, "program_term", 6))
+    timer.start()
+    with opened(url) as there:
+        there.send("again")
+        assert there.recv() == "again"
+    timer.join()

@@ -1,0 +1,79 @@
+"""A sidecar and a proxy: when its program takes requests, and that they are answered before the program stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.service.sidecar import Sidecar
+from replicator.state.file import FileState
+from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_thread
+from tests.support.role_commands import lines, telling
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    group = Group(tmp_path / "nodes")
+    yield group
+    group.close()
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    path = tmp_path / "told"
+    path.touch()
+    return path
+
+
+def test_a_program_is_told_to_stop_when_it_has_answered_what_it_was_passed(group: Group, told: Path) -> None:
+    a = group.node("a", lease_s=SHORT_LEASE_S)
+    with Sidecar(a, on_primary=telling(told), on_standby=telling(told)) as sidecar:
+        # given a request to the program of a primary
+        assert sidecar.program_term == 0
+        a.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: sidecar.program_term == 1 and lines(told)[-1:] == ["primary 1 a g"])
+        before = len(lines(told))
+        with sidecar.requests.one():
+            # when a switchover is asked for
+            group.log().request("prepare", by="ops", node="a")
+            eventually(lambda: sidecar.requests.is_awaited)
+            # then it takes no other one, and goes on until that is answered
+            assert sidecar.program_term == 0
+            assert len(lines(told)) == before
+        eventually(lambda: lines(told)[before:] == ["standby 1 a g"])
+        assert not sidecar.requests.is_awaited
+
+
+def test_the_end_of_a_node_waits_for_answers_too(group: Group, told: Path) -> None:
+    a = group.primary("a")
+    sidecar = Sidecar(a, on_primary=telling(told), on_standby=telling(told))
+    with sidecar:
+        eventually(lambda: sidecar.program_term == 1 and lines(told))
+        with sidecar.requests.one():
+            ended = in_thread(lambda: sidecar.__exit__(None, None, None), patience_s=2 * PATIENCE_S)
+            eventually(lambda: sidecar.requests.is_awaited)
+            assert (sidecar.program_term, lines(told)) == (0, ["primary 1 a g"])
+        ended()
+        assert lines(told)[1:] == ["standby 1 a g"]
+
+
+def test_what_was_written_by_now_is_published_at_a_position_that_others_can_wait_for(
+    group: Group, tmp_path: Path
+) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    state = FileState(ours, still_s=0)
+    a, b = group.node("a", state=state), group.node("b", state=FileState(theirs))
+    ours.write_bytes(b"before")
+    a.promote(timeout_s=PATIENCE_S)
+    with Sidecar(a, state, publish_every_s=600) as sidecar:
+        for content in (b"one", b"two", b"two"):
+            ours.write_bytes(content)
+            publication = sidecar.publish_now()
+            assert publication.problem == ""
+            b.wait(position=publication.position, timeout_s=PATIENCE_S)
+            assert theirs.read_bytes() == content
+        b.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: not a.leads)
+        assert sidecar.publish_now() == ("", "it does not lead")
