@@ -146,14 +146,22 @@ class PublishedPages(Whole):
 
     def received(self, codec: str, digest: str, bodies: Iterable[bytes], *, id_: str) -> Generator[Any, None, None]:
         self.gatherer.forget()
-        draft: Draft | None = None
-        for piece in SnapshotDecoder(codec, digest, id_=id_, most=self.snapshot_bytes_max).pieces(bodies):
-            if not isinstance(piece, bytes):
-                raise CorruptRecord(id=id_, problem="its snapshot is of something else than a database")
-            draft = draft or self._draft()
-            draft.write(piece)
-            yield piece
-        self._comes = draft.finish() if draft is not None else None
+        draft = self._draft()
+        some = False
+        try:
+            for piece in SnapshotDecoder(codec, digest, id_=id_, most=self.snapshot_bytes_max).pieces(bodies):
+                if not isinstance(piece, bytes):
+                    raise CorruptRecord(id=id_, problem="its snapshot is of something else than a database")
+                some = True
+                draft.write(piece)
+                yield piece
+            comes = draft.finish() if some else None
+        except BaseException:
+            draft.discard()
+            raise
+        if comes is None:  # nothing was ever published
+            draft.discard()
+        self._comes = comes
 
     def rebuilt(self, patch: bytes, *, id_: str) -> Generator[Any, None, None]:
         """No piece: a change is made in place, by `adopt`."""
@@ -203,14 +211,20 @@ class PublishedPages(Whole):
         if isinstance(found, PageChange):
             assert shadow is not None
             self._making = _Making(found, None, {as_text(found.digest)})
-            return Made(as_text(found.digest), lambda: self._told(shadow.after(found)), found.to_bytes())
+            patch = found.to_bytes()
+            fits = len(patch) <= self.patch_bytes_max
+            return Made(as_text(found.digest), lambda: self._told(shadow.after(found)), patch if fits else None)
         return None if found is None else self._made_anew()
 
     def _made_anew(self) -> Made | None:
         assert self.source is not None
         path = self.path.with_name(f"shadow.new-{next(self._numbers)}")
-        self.source.draw(path)
-        drawn = Shadow.found(path)
+        try:
+            self.source.draw(path)
+            drawn = Shadow.found(path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         assert drawn is not None
         now = self._shadow
         if now is not None and not now.broken and (now.digest, now.page_size) == (drawn.digest, drawn.page_size):
