@@ -72,6 +72,8 @@ class PublishedPages(Whole):
         self.source: Source | None = None
         self._shadow: Shadow | None = None
         self._comes: Shadow | PageChange | None = None
+        #: The pages that the newest change carried; None: it was not a change that came.
+        self.carried: frozenset[int] | None = None
         self._making: _Making | None = None
 
     @property
@@ -176,9 +178,10 @@ class PublishedPages(Whole):
         yield from ()
 
     def adopt(self) -> None:
-        comes, self._comes = self._comes, None
+        comes, self._comes, self.carried = self._comes, None, None
         if isinstance(comes, PageChange):
             self._make_change(comes)
+            self.carried = frozenset(comes.pages)
         else:
             self._become_shadow(comes)
         self.gatherer.forget()
@@ -198,6 +201,15 @@ class PublishedPages(Whole):
             except Exception as problem:
                 # It is here, and can be read; only the next start has more to do.
                 logger.warning("payload.misplaced", "%s", problem)
+
+    def now(self, numbers: Iterable[int]) -> tuple[dict[int, bytes], int] | None:
+        """These pages as they are, as far as there are any, with the first one; and how many there are. None: nothing
+        was published, or there is none."""
+        shadow = self._shadow
+        if shadow is None or shadow.broken or not shadow.count:
+            return None
+        wanted = sorted(number for number in {1, *numbers} if number <= shadow.count)
+        return {number: shadow.page(number) for number in wanted}, shadow.count
 
     # --- what this node publishes ---
 
