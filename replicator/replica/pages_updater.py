@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import StateError
-from ..format.records import Record
+from ..format.records import PartRecord, Record
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..runtime.event_log import EventLogger, in_this_context
@@ -49,6 +49,7 @@ class PagesUpdater(WholeUpdater):
         )
         self._pages.source = state
         state.published_pieces = self._pages.pieces
+        state.keep_notes(checkpoint.data_dir / "left")
         self._state = state
         #: The state is what was published at some time before.
         self._lags = False
@@ -61,17 +62,19 @@ class PagesUpdater(WholeUpdater):
     def _go_ahead(self) -> None:
         super()._go_ahead()
         self._lacks = None
+        self._state.forgets()
 
     # --- what a node reads -------------------------------------------------------------------------------------------
 
     def load(self, view: View, *, again: bool = False) -> View:
+        self._state.recognise()
         loaded = super().load(view, again=again)
         if self._pages.is_published and not self._pages.is_ahead and self._applied.unwritten is None:
             self._is_written()
         return loaded
 
     def alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
-        if step.verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and self._lags:
+        if step.verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and (self._lags or self._state.was_wal):
             return self._lead
         return super().alone(step)
 
@@ -82,7 +85,12 @@ class PagesUpdater(WholeUpdater):
                     self._write_once(insisting=True)
             if self._lags:  # the node stops
                 return
-        super()._lead(step, before, after)
+        if self._applied.unwritten is not None:
+            self.write_state(insisting=True)
+        if (behind := self._applied.unwritten) is not None:  # the node stops
+            raise behind
+        self._state.enters_wal()
+        self._rebuild.save_and_adopt(step, after)
 
     def _restore_to(
         self,
@@ -93,8 +101,13 @@ class PagesUpdater(WholeUpdater):
         taken: bool,
         given_up: Callable[[], bool] = never,
     ) -> None:
-        if not taken:  # `replace`, on the primary: its program is to find that
+        if not taken or isinstance(record, PartRecord):
+            # All of it, which is rare: programs find it at once, as of any state.
             super()._restore_to(record, pieces, ending, taken=taken, given_up=given_up)
+            with self._applied.lock:
+                self._lacks = None
+                if taken and not self._pages.is_ahead and self._applied.unwritten is None:
+                    self._is_written()
             return
         mine = self._pages.is_ahead and record.node == self._known.node_state.me.node
         if not mine:
