@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import StateError
+from ..errors import CheckpointError, StateError
 from ..format.records import PartRecord, Record
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
@@ -48,6 +48,7 @@ class PagesUpdater(WholeUpdater):
             checkpoint.data_dir, snapshot_bytes_max=rebuild.snapshot_bytes_max, is_private=checkpoint.is_private
         )
         self._pages.source = state
+        state.shadow_is_broken = lambda: self._pages.is_broken
         state.published_pieces = self._pages.pieces
         state.keep_notes(checkpoint.data_dir / "left")
         self._state = state
@@ -128,6 +129,12 @@ class PagesUpdater(WholeUpdater):
         if mine or carried is None or lacks is None or len(lacks) + len(carried) > LACKS_MAX:
             return None
         return lacks | carried
+
+    def _give_up(self) -> None:
+        try:
+            super()._give_up()
+        except CheckpointError:  # the shadow is broken: the next change does not fit, and a snapshot comes
+            self._pages.is_ahead, self._lags, self._lacks = False, True, None
 
     # --- the state ---------------------------------------------------------------------------------------------------
 

@@ -62,12 +62,18 @@ class SQLitePages(SQLiteState):
         self._notes = _Notes()
         self._reader = Reader(self.path)
         self._rests_until = 0.0
+        #: Whether the shadow is not what was published.
+        self.shadow_is_broken: Callable[[], bool] = bool
         #: The pieces of what was published, once a node has it.
         self.published_pieces: Callable[[], Iterator[Any]] | None = None
 
     def keep_notes(self, path: Path) -> None:
         """Before anything else: note in this file how the database is left."""
         self._notes.read(path)
+
+    def seen(self) -> object:
+        """As of any database; and always another one, while all of it is to be published."""
+        return object() if self.shadow_is_broken() else super().seen()
 
     @property
     def rests(self) -> bool:
