@@ -82,6 +82,7 @@ class Found(NamedTuple):
     all_of_it: str = ""
     held_s: float = 0.0
     missed: int = 0
+    in_wal: bool = False
 
 
 class _Seen(NamedTuple):
@@ -147,7 +148,7 @@ class Capture:
         if compared.is_too_much:
             return Found(all_of_it="there is too much of it", held_s=held_s)
         found = self._given(base, shadow, files, compared)
-        return found._replace(held_s=held_s, missed=compared.missed)
+        return found._replace(held_s=held_s, missed=compared.missed, in_wal=files.wal is not None)
 
     def _given(self, base: Base, shadow: int, files: _Files, compared: _Compared) -> Found:
         pages, seen = compared.pages, _Seen(files.file, files.wal, files.counter, compared.hashes)
@@ -375,7 +376,9 @@ def _compared(files: _Files, base: Base, shadow: int, seen: _Seen, *, audits: bo
     if told is not None and not audits:
         size = files.page_size
         touched = {(number - 1) * size // STRETCH_BYTES for number in pages}
-        hashes = {stretch: found for stretch, found in seen.hashes.items() if stretch not in touched}
+        hashes = seen.hashes
+        if not touched.isdisjoint(hashes):
+            hashes = {stretch: found for stretch, found in hashes.items() if stretch not in touched}
         return _Compared(pages, hashes, False, reader.is_too_much)
     scan = _Reader(files, base, shadow)
     scanned = scan.scanned({} if audits else seen.hashes)

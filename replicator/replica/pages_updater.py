@@ -198,12 +198,19 @@ class PagesUpdater(WholeUpdater):
         while not self._closing:
             self._moved.wait()
             self._moved.clear()
-            while self._lags and not self._closing and self._lacks is not None:
-                with self._writing:
-                    done = self._pages.is_ahead or self._caught_up()
-                if done:
-                    break
+            while self._lags and not self._closing and self._lacks is not None and not self._tried():
                 self._moved.wait(TRY_AGAIN_S)
+
+    def _tried(self) -> bool:
+        """Whether there is nothing more to be done for now."""
+        try:
+            with self._writing:
+                return self._pages.is_ahead or self._caught_up()
+        except Exception:
+            # Once the node is to lead, it is seen to in another way.
+            logger.exception("database.not_followed", "a bug in replicator: %s is not live any more", self._state.path)
+            self._closing = True
+            return True
 
     def close(self) -> None:
         self._closing = True

@@ -46,6 +46,9 @@ logger = EventLogger(__name__)
 #: mode nobody can commit meanwhile.
 SHARE_READ = 0.02
 
+#: In WAL mode that is in nobody's way, and costs processor time.
+SHARE_READ_IN_WAL = 0.1
+
 
 class SQLitePages(SQLiteState):
     """As `SQLiteState`. It is the source of what its node publishes (`PublishedPages.source`).
@@ -85,7 +88,8 @@ class SQLitePages(SQLiteState):
         seen = self.seen()
         base = Base(shadow.path, shadow.inode, shadow.page_size, shadow.count, shadow.digest)
         found = self._reader.look(shadow.path, base)
-        self._rests_until = time.monotonic() + self._reader.held_s / SHARE_READ
+        share = SHARE_READ_IN_WAL if self._reader.was_wal else SHARE_READ
+        self._rests_until = time.monotonic() + self._reader.held_s / share
         self._drawn = seen, shadow_text(found, base)
         if isinstance(found, str):
             logger.info("publish.whole", "%s is published as a whole: %s", self.path, found)
@@ -110,6 +114,9 @@ class SQLitePages(SQLiteState):
         header = self._header()
         self._left = Left(header, first[SCHEMA]) if header is not None and header[MODE] == NOT_WAL else None
         self._notes.write(*([self._left.header] if self._left is not None else []))
+        if self.live and self._left is None:
+            what = "%s is in WAL mode, and in use: it is what is published once this node leads"
+            logger.warning("database.lags", what, self.path)
 
     def recognise(self) -> None:
         """At the start: if nobody wrote the database since it was left, nothing of it is lost by what replaces it."""
@@ -132,6 +139,11 @@ class SQLitePages(SQLiteState):
                 )
         except NotAsLeft:
             self._left = None
+            logger.warning(
+                "database.lags",
+                "%s was written by something else: it is what is published once this node leads",
+                self.path,
+            )
             return False
         self._known = self.seen(), ""
         return True
