@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import StateError, StateInUse
-from ..format.pages import PageChange, as_text
+from ..format.pages import as_text
 from ..runtime.event_log import EventLogger
 from .capture import Base, Capture, NoDatabase
 
@@ -50,8 +50,11 @@ class Reader:
         self.held_s = 0.0
         self.was_wal = False
 
-    def look(self, shadow: Path, base: Base) -> PageChange | str | None:
-        """What differs from the shadow; None: nothing; in words: why all of it has to be drawn. Raises `StateError`."""
+    def look(self, shadow: Path, base: Base) -> bytes | str | None:
+        """What differs from the shadow, a `PageChange`; None: nothing; in words: why all of it has to be drawn.
+
+        Raises `StateError`.
+        """
         question = {
             "look": as_text(base.digest),
             "shadow": str(shadow),
@@ -66,7 +69,7 @@ class Reader:
             logger.error("pages.missed", what, self._path, missed)
         if answer["what"] == "all":
             return str(answer["why"])
-        return PageChange.of(data, id_=str(self._path)) if answer["what"] == "change" else None
+        return data if answer["what"] == "change" else None
 
     def draw(self, draft: Path) -> None:
         """Have all of it in a new file. Raises `StateError`."""

@@ -34,7 +34,7 @@ class Followed:
         assert shadow is not None
         return shadow
 
-    def look(self) -> PageChange | str | None:
+    def look(self) -> bytes | str | None:
         shadow = self.shadow
         base = Base(shadow.path, shadow.inode, shadow.page_size, shadow.count, shadow.digest)
         return self.reader.look(shadow.path, base)
@@ -42,9 +42,10 @@ class Followed:
     def follow(self) -> str:
         """What it took: nothing, a change, or all of it."""
         found = self.look()
-        if isinstance(found, PageChange):
-            self.shadow.check(found, id_="test")
-            self.shadow.make(PageChange.of(found.to_bytes(), id_="test"))
+        if isinstance(found, bytes):
+            change = PageChange.of(found, id_="test")
+            self.shadow.check(change, id_="test")
+            self.shadow.make(change)
             return "change"
         return "nothing" if found is None else self._draw()
 
