@@ -114,8 +114,12 @@ class SQLitePages(SQLiteState):
         self._left = Left(header, first[SCHEMA]) if header is not None and header[MODE] == NOT_WAL else None
         self._notes.write(*([self._left.header] if self._left is not None else []))
         if self.live and self._left is None:
-            what = "%s is in WAL mode, and in use: it is what is published once this node leads"
+            what = "%s is in WAL mode, and in use: it can only be restored as a whole"
             logger.warning("database.lags", what, self.path)
+
+    def loses_track(self) -> None:
+        """It is about to be restored: until that is done, nobody knows what it lacks."""
+        self._left = None
 
     def recognise(self) -> None:
         """At the start: if nobody wrote the database since it was left, nothing of it is lost by what replaces it."""
