@@ -20,6 +20,10 @@ from .proxy_options import proxy_of, proxy_options
 __all__ = ["node"]
 
 
+#: The ways in which a database is replicated (`service/serve.py`).
+SQLITE_BY = ("copy", "pages")
+
+
 def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     """The permissions of a file, as chmod(1) takes them."""
     try:
@@ -69,6 +73,21 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     help="Replicate this SQLite database, which other programs use, instead of a registry.",
 )
 @directory_options
+@click.option(
+    "--sqlite-by",
+    type=click.Choice(SQLITE_BY),
+    default="copy",
+    show_default=True,
+    envvar="REPLICATOR_SQLITE_BY",
+    help="How the database is replicated: a copy of it each time, or the pages that changed. The same on all nodes.",
+)
+@click.option(
+    "--sqlite-live/--no-sqlite-live",
+    default=False,
+    show_default=True,
+    envvar="REPLICATOR_SQLITE_LIVE",
+    help="By pages: whether the database of a standby is what is published all the time, and not only once it leads.",
+)
 @click.option(
     "--file-mode",
     metavar="OCTAL",

@@ -10,11 +10,13 @@ from ..errors import ConfigError
 from ..state.directory import DirectoryState
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
+from ..state.sqlite_pages import SQLitePages
 from .kept_files import KeptFiles
 from .quiesce import Quiesce
 
 __all__ = ["Asked", "StateBeside", "attach", "state_beside"]
 
+#: Or one by pages, which is an `SQLiteState`, too.
 StateBeside = FileState | SQLiteState | DirectoryState
 
 
@@ -25,6 +27,10 @@ class Asked(Protocol):
     def file(self) -> Path | None: ...
     @property
     def sqlite(self) -> Path | None: ...
+    @property
+    def sqlite_by(self) -> str: ...
+    @property
+    def sqlite_live(self) -> bool: ...
     @property
     def dir(self) -> Path | None: ...
     @property
@@ -57,7 +63,11 @@ def _state(asked: Asked, data_dir: Path) -> StateBeside | None:
         raise ConfigError(setting="dir", problem=problem)
     if asked.file is not None:
         return FileState(asked.file, mode=asked.file_mode)
-    return SQLiteState(asked.sqlite, mode=asked.file_mode) if asked.sqlite is not None else None
+    if asked.sqlite is None:
+        return None
+    if asked.sqlite_by == "pages":
+        return SQLitePages(asked.sqlite, mode=asked.file_mode, live=asked.sqlite_live)
+    return SQLiteState(asked.sqlite, mode=asked.file_mode)
 
 
 def _directory(asked: Asked, path: Path, data_dir: Path) -> DirectoryState:

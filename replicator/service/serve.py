@@ -47,13 +47,17 @@ class Program:
     """What is beside the node. `file`, `sqlite`, `dir`: what is replicated, instead of a registry; then only health is
     served.
 
-    `exclude`, `with_sqlite`, `on_quiesce`: for a directory (`DirectoryState`, `Quiesce`). `file_mode`: of a file that
-    is not there yet. `on_primary`, `on_standby`, `publish_every_s`: for `Sidecar`. `run`: a program that the node runs
-    while it leads, and the rest how that is looked after (`RunOptions`). `proxy`: for the requests to the program.
+    `sqlite_by`: how the database is replicated, `copy` or `pages`; `sqlite_live`: by pages, whether that of a standby
+    is what is published all the time. `exclude`, `with_sqlite`, `on_quiesce`: for a directory (`DirectoryState`,
+    `Quiesce`). `file_mode`: of a file that is not there yet. `on_primary`, `on_standby`, `publish_every_s`: for
+    `Sidecar`. `run`: a program that the node runs while it leads, and the rest how that is looked after (`RunOptions`).
+    `proxy`: for the requests to the program.
     """
 
     file: Path | None = None
     sqlite: Path | None = None
+    sqlite_by: str = "copy"
+    sqlite_live: bool = False
     dir: Path | None = None
     exclude: tuple[str, ...] = ()
     with_sqlite: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ from ..runtime.event_log import EventLogger, in_this_context
 from ..runtime.log_once import BUG, Lasting, LogOnce
 from ..runtime.process import Owner
 from ..runtime.threads import started
+from ..state.sqlite_pages import SQLitePages
 from .beside import StateBeside
 from .requests_under_way import RequestsUnderWay
 from .role_commands import Commands, command
@@ -127,7 +128,10 @@ class Sidecar:
     def __enter__(self) -> Sidecar:
         self._owner.check()
         self._node.handover.is_offered = self._hands_over
-        loops = {"role-commands": (self._tell, LOOK_EVERY_S), "publisher": (self._publish, self._publish_every_s)}
+        loops = {
+            "role-commands": (self._tell, LOOK_EVERY_S),
+            "publisher": (self._publish_in_time, self._publish_every_s),
+        }
         for name, (once, every_s) in loops.items():
             if name == "publisher" and self._state is None:
                 continue
@@ -229,6 +233,11 @@ class Sidecar:
         """Publish what the program has written by now, on the calling thread."""
         problem = self._publish()
         return Publication("" if problem else str(self._node.position.id), problem)
+
+    def _publish_in_time(self) -> str:
+        """Unless the program is to have its state for itself for a while."""
+        rests = isinstance(self._state, SQLitePages) and self._state.rests
+        return "" if rests else self._publish()
 
     def _publish(self) -> str:
         """Publish what was written since the last time. What is in the way, in words; empty: all of it is published."""

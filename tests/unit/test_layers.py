@@ -22,6 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("runtime", "format", "metrics", "tracing"),
     ("protocol", "web"),
     ("log", "storage"),
+    ("pages",),
     ("state", "testing.memory_log", "client"),
     ("replica", "registry", "rq"),
     ("node",),
