@@ -23,6 +23,8 @@ PAGES = {
     "SECURITY.md": "security.md",
     "docs/index.md": "contents.md",
     "examples/README.md": "examples/index.md",
+    "examples/json_server/README.md": "examples/json_server.md",
+    "examples/isso/README.md": "examples/isso.md",
 }
 
 #: What pages link to, besides pages.
