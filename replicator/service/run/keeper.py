@@ -1,6 +1,6 @@
 """The process between a node and the program that it runs: it ends the program when the node cannot.
 
-    python -I -S keeper.py GROUP NODE SOCKET UNTIL GRACE_S PROGRAM ARGUMENT...
+    python -I -S keeper.py NODE SOCKET LOCK UNTIL GRACE_S PROGRAM ARGUMENT...
 
 A node that hangs, is stopped (SIGSTOP) or killed does not end anything, and by then another node may lead. So this one
 does: when the time is over until which the node said that it leads (`until`, by the monotonic clock, which all
@@ -9,7 +9,8 @@ processes of a machine share), when the socket to the node is at its end, and wh
 It speaks lines on the socket. From the node: `until SECONDS`, `end SECONDS` (SIGTERM, and so much later SIGKILL). To
 the node: `started PID`, and before its own end `ended STATUS WHY` (as of `os.waitstatus_to_exitcode`; why: `exit`,
 `asked` or `lease`). The program is not begun if the node, by its process id, is gone by then, or its time too short.
-GROUP, the node's process group, is there to be seen (`runtime/process_group.py`).
+LOCK is a descriptor that is held, by this process alone, until nothing of the program is left
+(`storage/program_lock.py`).
 
 What the program starts is its process group, or what became of it: orphans come to this process (a subreaper), and all
 that lives below it is killed before it ends. If this process is killed itself, the system kills the program
@@ -231,7 +232,8 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    _, parent, descriptor, until, grace_s, *words = arguments
+    parent, descriptor, lock, until, grace_s, *words = arguments
+    os.set_inheritable(int(lock), False)
     node = socket.socket(fileno=int(descriptor))
     node.set_inheritable(False)
     Keeper(int(parent), node, float(until), float(grace_s)).run(words)

@@ -33,12 +33,16 @@ class Kept:
         self.socket.settimeout(PATIENCE_S)
         descriptor = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, least)
         until = repr(time.monotonic() + until_s)
-        arguments = [str(os.getpgrp()), str(os.getpid()), str(descriptor), until, repr(grace_s), *shlex.split(command)]
+        lock = os.dup(descriptor)
+        arguments = [str(os.getpid()), str(descriptor), str(lock), until, repr(grace_s), *shlex.split(command)]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(KEEPER), *arguments], pass_fds=[descriptor], stderr=subprocess.DEVNULL
+            [sys.executable, "-I", "-S", str(KEEPER), *arguments],
+            pass_fds=[descriptor, lock],
+            stderr=subprocess.DEVNULL,
         )
         theirs.close()
         os.close(descriptor)
+        os.close(lock)
         self._unread = b""
         self.pid = int(self.hears("started")) if begins else 0
 
