@@ -40,6 +40,7 @@ from ...runtime.threads import started
 from ...storage.program_lock import take_program_lock
 from ..role_commands import command, without_secrets
 from .checking import Checking, Question, question
+from .keeper import ControlGroup
 
 __all__ = ["RunOptions", "RunProgram"]
 
@@ -279,6 +280,7 @@ class _Run:
         self._end_at = math.inf
         self._asked_to_end = False
         self._hung_s = grace_s * HUNG
+        self._group = ControlGroup(lock)
         self._unread = b""
         self._ended: tuple[int, str] | None = None
         self._socket, theirs = socket.socketpair()
@@ -346,7 +348,9 @@ class _Run:
         if self.checking is not None:
             self.checking.end()
         if self._ended is None and self.pid:
-            self._kill_group()  # the system has killed the program; this is for what it had started
+            # The system has killed the program; this is for what it had started.
+            self._kill_group()
+            self._group.end()
         if self._ended is not None:
             self._output.join(OUTPUT_WITHIN_S)  # nobody writes any more; what there is shall be in the log
         return self._ended or (self._keeper.returncode, "lost")
@@ -355,6 +359,7 @@ class _Run:
         """One that hangs, or was stopped, ends nothing. So the node sees to the program, and has its keeper go on."""
         if self.pid and time.monotonic() > min(self._until, self._end_at) + self._hung_s:
             self._kill_group()
+            self._group.kill()
             self._keeper.send_signal(signal.SIGCONT)
 
     def _kill_group(self) -> None:
