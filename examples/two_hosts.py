@@ -96,6 +96,8 @@ def main(program: Program) -> None:
             stack.prepare()
             print(f"starting Redis and {program.name} on two hosts ...", flush=True)
             stack.run(lead_and_tell)
+    except KeyboardInterrupt:  # while it is installed; later ones the stack takes
+        sys.exit("ended")
     except ReplicatorError as error:
         sys.exit(f"Error: {error}")
 

@@ -85,6 +85,8 @@ class ControlGroup:
 
     def members(self) -> list[int]:
         """The processes in it that have not ended."""
+        if not self.path:
+            return []
         try:
             with open(f"{self.path}/cgroup.procs", encoding="ascii") as file:
                 return [int(pid) for pid in file.read().split() if pid != "0"]
@@ -97,12 +99,19 @@ class ControlGroup:
             self.kill()
             _kill_each(members)
             time.sleep(KILL_AGAIN_S)
-        with contextlib.suppress(OSError):
-            os.rmdir(self.path)
+        if self.path:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
 
     def _write(self, name: str, text: str) -> None:
-        with contextlib.suppress(OSError), open(f"{self.path}/{name}", "w", encoding="ascii") as file:
-            file.write(text)
+        if not self.path:
+            return
+        with contextlib.suppress(OSError):
+            file = os.open(f"{self.path}/{name}", os.O_WRONLY | os.O_CLOEXEC)  # it is there, or nothing is done
+            try:
+                os.write(file, text.encode())
+            finally:
+                os.close(file)
 
 
 class Keeper:

@@ -210,6 +210,7 @@ def test_what_a_killed_keeper_left_ends_before_another_one_begins(tmp_path: Path
         group.make()
         needs(bool(group.path) and Path(group.path).is_dir(), "a cgroup v2 that may be written to")
         (Path(group.path) / "cgroup.procs").write_text(str(left.pid))
+        assert group.members() == [left.pid]
         again = ControlGroup(file.fileno())
         again.make()
         assert left.wait(PATIENCE_S) == -signal.SIGKILL
@@ -227,3 +228,9 @@ def test_where_there_are_no_control_groups_nothing_is_done(path: Path) -> None:
         group.kill()
         assert group.members() == []
         group.end()
+        # nor where one could not be made: a file of that name is none of a control group
+        group.path = str(path.parent / "none")
+        group.join()
+        group.kill()
+        assert group.members() == []
+        assert not any(Path(f"{at}/cgroup.kill").exists() for at in ("", path.parent, group.path))
