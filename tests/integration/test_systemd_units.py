@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from replicator.cli.node import node
 from replicator.errors import ConfigError
 from tests.support.needs import needs
 from tests.support.units import UNITS, VENV, read_unit
@@ -79,6 +81,13 @@ def test_a_node_that_runs_a_program_has_what_that_needs(root: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", f"--root={root}", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Invalid memory limit" in done.stderr
+
+
+def test_a_node_knows_the_settings_that_are_said_to_have_it_run_a_program() -> None:
+    page = (UNITS.parents[1] / "docs/systemd.md").read_text().partition("## A program on two machines")[2]
+    named = re.findall(r"REPLICATOR_\w+", page.partition("\n## ")[0] + (UNITS / DROP_IN).read_text())
+    known = {str(param.envvar) for param in node.params} | {"REPLICATOR_GROUP"}
+    assert {"REPLICATOR_RUN", "REPLICATOR_SQLITE", "REPLICATOR_CHECK"} <= set(named) <= known
 
 
 def test_a_slip_in_a_unit_is_found(root: Path, tmp_path: Path) -> None:

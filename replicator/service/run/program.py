@@ -195,7 +195,10 @@ class RunProgram:
             if lock is None:
                 self._waits("the one that a node before this one ran here has not ended")
                 return
-            self._run = _Run(self._words, about, until, grace_s, lock)
+            try:
+                self._run = _Run(self._words, about, until, grace_s, lock)
+            finally:
+                os.close(lock)  # its keeper has it
         except (OSError, NoThread) as error:
             self._ended_badly(f"cannot be run: {getattr(error, 'strerror', None) or error}")
             return
@@ -265,7 +268,7 @@ class RunProgram:
 
 
 class _Run:
-    """One run of the program, with its keeper. `about`: its role. `lock`: a descriptor for the keeper, closed here."""
+    """One run of the program, with its keeper. `about`: its role. `lock`: a descriptor for the keeper."""
 
     def __init__(self, words: Sequence[str], about: Mapping[str, str], until: float, grace_s: float, lock: int) -> None:
         self.term = about["TERM"]
@@ -311,7 +314,6 @@ class _Run:
             raise
         finally:
             theirs.close()
-            os.close(lock)
 
     @property
     def is_well(self) -> bool:
@@ -347,9 +349,10 @@ class _Run:
         self._socket.close()
         if self.checking is not None:
             self.checking.end()
-        if self._ended is None and self.pid:
+        if self._ended is None:
             # The system has killed the program; this is for what it had started.
-            self._kill_group()
+            if self.pid:
+                self._kill_group()
             self._group.end()
         if self._ended is not None:
             self._output.join(OUTPUT_WITHIN_S)  # nobody writes any more; what there is shall be in the log
