@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ import click
 from replicator.errors import ReplicatorError
 from replicator.ops.diagnosis import term_holder
 from replicator.runtime.checks import plain
+from replicator.service.kept_directories import check_way, paths_in
 from replicator.service.kept_files import KeptFile, find, kept_in
 from replicator.state.replaced_files import copied, draft_of, explained, unused
 from replicator.storage import disk
@@ -40,7 +42,7 @@ class NotTheLeader(ReplicatorError):
 @data_dirs_option
 @output_option
 def files(data_dirs: tuple[Path, ...], output: str) -> None:
-    """List the files that were put aside (PATH.replaced-...) for the file or database beside a node."""
+    """List what was put aside (PATH.replaced-...) for the file, database or directory beside a node."""
     found = kept_in(needed(data_dirs))
     if output == "json":
         show_json([file.to_dict() for file in found])
@@ -61,7 +63,8 @@ def _row(file: KeptFile) -> dict[str, object]:
 def diff(name: str, data_dirs: tuple[Path, ...]) -> None:
     """Show what is different between the file NAME that was put aside, and the one in its place now.
 
-    Lines of a text, or rows of an SQLite database: those with - are in the file now, those with + in NAME alone.
+    Lines of a text, or rows of an SQLite database: those with - are in the file now, those with + in NAME alone. Of a
+    directory that was put aside, each file in it.
     """
     file = find(name, needed(data_dirs))
     some = False
@@ -84,12 +87,34 @@ def restore(settings: Settings, name: str, data_dirs: tuple[Path, ...]) -> None:
     file = find(name, needed(data_dirs))
     _check_leads(settings, file.node)
     aside = unused(file.of)
+    if file.path.is_dir():
+        _put_each(file, aside)
+        what = f"what {plain(file.name)} has is in {plain(str(file.of))} again"
+    else:
+        _put_one(file, aside)
+        what = f"{plain(str(file.of))} is what {plain(file.name)} was"
+    click.echo(f"{what}; what was there is kept as {plain(aside.name)}" if aside.exists() else what)
+
+
+def _put_each(file: KeptFile, aside: Path) -> None:
+    """The files of a directory, into their places."""
+    each = {path: replace(file, path=file.path / path, of=file.of / path) for path in paths_in(file.path)}
+    for path in each:
+        check_way(file.of, path)
+    for path, one in each.items():
+        with explained(one.of):
+            if os.path.lexists(one.of):
+                (aside / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            one.of.parent.mkdir(parents=True, exist_ok=True)
+        _put_one(one, aside / path)
+
+
+def _put_one(file: KeptFile, aside: Path) -> None:
     with explained(file.of):
-        if file.of.exists():
+        if os.path.lexists(file.of):
             _copy(file.of, aside)
         _put(file)
         disk.sync(file.of.parent)
-    click.echo(f"{plain(str(file.of))} is what {plain(file.name)} was; what was there is kept as {plain(aside.name)}")
 
 
 def _check_leads(settings: Settings, node: str) -> None:
@@ -100,6 +125,9 @@ def _check_leads(settings: Settings, node: str) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
+    if source.is_symlink():
+        target.symlink_to(os.readlink(source))
+        return
     if _is_database(source):
         with closing(sqlite3.connect(_read_only(source), uri=True)) as live:
             os.close(disk.create(target))
@@ -111,7 +139,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _put(file: KeptFile) -> None:
     """A database is written as a transaction, since a program may have it open; any other file is renamed over."""
-    if _is_database(file.path) and file.of.exists():
+    if not file.path.is_symlink() and _is_database(file.path) and file.of.is_file() and not file.of.is_symlink():
         with (
             closing(sqlite3.connect(_read_only(file.path), uri=True)) as source,
             closing(sqlite3.connect(file.of)) as target,
@@ -119,7 +147,7 @@ def _put(file: KeptFile) -> None:
             source.backup(target)
         return
     draft = draft_of(file.of, "restored")
-    copied(file.path, draft)
+    _copy(file.path, draft)
     os.replace(draft, file.of)
 
 
@@ -134,14 +162,37 @@ def _is_database(path: Path) -> bool:
 
 
 def _differences(file: KeptFile) -> Iterator[str]:
+    if file.path.is_dir():
+        for path in paths_in(file.path):
+            one = replace(file, path=file.path / path, of=file.of / path)
+            yield from _links(one) if one.path.is_symlink() or one.of.is_symlink() else _differences_of(one)
+        return
+    yield from _differences_of(file)
+
+
+def _links(file: KeptFile) -> Iterator[str]:
+    """Of a link, there or aside: where it leads is told, and not what is there."""
+    if not os.path.lexists(file.of):
+        yield f"there is no {file.of} now"
+        return
+    now, kept = (f"a link to {os.readlink(path)}" if path.is_symlink() else "" for path in (file.of, file.path))
+    if now != kept:
+        yield f"- {file.of}: {now or 'no link'}"
+        yield f"+ {file.of}: {kept or 'no link'}"
+
+
+def _differences_of(file: KeptFile) -> Iterator[str]:
     with explained(file.of):
         if not file.of.exists():
             yield f"there is no {file.of} now"
             return
+        if file.of.is_dir():
+            yield f"{file.of} is a directory now"
+            return
         if _is_database(file.path) and _is_database(file.of):
             yield from _rows(file)
             return
-        sizes = file.bytes, file.of.stat().st_size
+        sizes = file.path.stat().st_size, file.of.stat().st_size
         if max(sizes) <= TEXT_BYTES_MAX:
             try:
                 now, kept = file.of.read_text("utf-8"), file.path.read_text("utf-8")

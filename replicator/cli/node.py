@@ -13,6 +13,7 @@ from replicator.service.sidecar import PUBLISH_EVERY_S_MIN
 
 from .access_options import access_of, access_options
 from .context import NAME, Seconds, Settings, snapshot_bytes_max_option
+from .directory_options import directory_options
 from .node_options import node_options
 
 __all__ = ["node"]
@@ -66,6 +67,7 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     envvar="REPLICATOR_SQLITE",
     help="Replicate this SQLite database, which other programs use, instead of a registry.",
 )
+@directory_options
 @click.option(
     "--file-mode",
     metavar="OCTAL",
@@ -128,7 +130,10 @@ def node(
     app: str | None,
     **given: Any,
 ) -> None:
-    """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program (--file, --sqlite)."""
+    """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program.
+
+    Beside one, it replicates what --file, --sqlite or --dir names.
+    """
     from replicator.runtime.process import begin_anew
     from replicator.service.serve import Program, serve
 

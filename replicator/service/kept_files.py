@@ -1,4 +1,5 @@
 """The files that were put aside for the one beside a node, `PATH.replaced-<UTC time>`: a list of them, with the reason.
+Of a directory, they are in a directory of that name, and it is what is listed.
 
 The list is `replaced.jsonl` in the node's data directory, a line for each file, so that `replicator forks files` finds
 them without knowing which file the node replicates. It only adds what a name does not say: a file that is not in it is
@@ -20,6 +21,7 @@ from ..runtime.event_log import EventLogger
 from ..state.replaced_files import asides
 from ..storage import disk
 from ..storage.database_files import moment_of
+from .kept_directories import size_of
 
 __all__ = ["KeptFile", "KeptFiles", "find", "kept_in"]
 
@@ -107,11 +109,10 @@ def _kept_in(data_dir: Path) -> Iterator[KeptFile]:
         except OSError:
             continue
         for path in paths:
-            if path.is_file():
+            if path.is_file() or path.is_dir():
                 reason = reasons.get(path, _NOT_KNOWN)
-                yield KeptFile(
-                    path=path, of=of, node=node, kept_at=_kept_at(path, of), bytes=path.stat().st_size, reason=reason
-                )
+                size = size_of(path) if path.is_dir() else path.stat().st_size
+                yield KeptFile(path=path, of=of, node=node, kept_at=_kept_at(path, of), bytes=size, reason=reason)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -20,12 +20,10 @@ from ..registry.state import Registry
 from ..runtime import checks
 from ..runtime.event_log import SPEAKER, EventLogger
 from ..runtime.signals import on_end
-from ..state.file import FileState
-from ..state.sqlite import SQLiteState
 from ..storage import disk
 from ..storage.keyring import sealing_of
 from .access import Access
-from .kept_files import KeptFiles
+from .beside import attach, state_beside
 from .run import RunOptions, RunProgram
 from .sidecar import Sidecar
 
@@ -39,14 +37,20 @@ LOOK_EVERY_S = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
-    """What is beside the node. `file`, `sqlite`: what is replicated, instead of a registry; then only health is served.
+    """What is beside the node. `file`, `sqlite`, `dir`: what is replicated, instead of a registry; then only health is
+    served.
 
-    `file_mode`: of one that is not there yet. `on_primary`, `on_standby`, `publish_every_s`: for `Sidecar`. `run`: a
-    program that the node runs while it leads, and the rest how that is looked after (`RunOptions`).
+    `exclude`, `with_sqlite`, `on_quiesce`: for a directory (`DirectoryState`, `Quiesce`). `file_mode`: of a file that
+    is not there yet. `on_primary`, `on_standby`, `publish_every_s`: for `Sidecar`. `run`: a program that the node runs
+    while it leads, and the rest how that is looked after (`RunOptions`).
     """
 
     file: Path | None = None
     sqlite: Path | None = None
+    dir: Path | None = None
+    exclude: tuple[str, ...] = ()
+    with_sqlite: tuple[str, ...] = ()
+    on_quiesce: str = ""
     file_mode: int = disk.PRIVATE
     on_primary: str = ""
     on_standby: str = ""
@@ -94,17 +98,14 @@ def serve(
     access = access or Access()
     listens_safely(host, access)
     certificate = certificate_of(access)
-    beside = _state_beside(program)
+    beside = state_beside(program, data_dir, name)
     state = beside or Registry()
-    if beside is not None:
-        kept = KeptFiles(data_dir, beside.path, name)
-        kept.begin()
-        beside.kept.told = kept.note
     run = _run_of(program, options.lease_s)
     node: Node = Node(
         state, group=group, name=name, redis=redis, data_dir=data_dir, app=app, watchdog=run.unfit if run else None,
         **options.keywords,
     )  # fmt: skip
+    attach(beside, program, node)
     if run is not None:
         run.attach(node)
     sidecar = Sidecar(
@@ -158,14 +159,6 @@ def _run_of(program: Program, lease_s: float) -> RunProgram | None:
         command=program.run, check=program.check, check_every_s=program.check_every_s, stop_s=program.run_stop_s
     )
     return RunProgram(options, lease_s=lease_s)
-
-
-def _state_beside(program: Program) -> FileState | SQLiteState | None:
-    if program.file is not None and program.sqlite is not None:
-        raise ConfigError(setting="file", problem="give a file or an SQLite database, not both")
-    if program.file is not None:
-        return FileState(program.file, mode=program.file_mode)
-    return SQLiteState(program.sqlite, mode=program.file_mode) if program.sqlite is not None else None
 
 
 def _reachable(url: str, host: str, port: int, redis: str, *, scheme: str) -> str:

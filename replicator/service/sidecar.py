@@ -35,8 +35,7 @@ from ..runtime.event_log import EventLogger, in_this_context
 from ..runtime.log_once import BUG, Lasting, LogOnce
 from ..runtime.process import Owner
 from ..runtime.threads import started
-from ..state.file import FileState
-from ..state.sqlite import SQLiteState
+from .beside import StateBeside
 from .role_commands import Commands, command
 from .run import RunProgram
 
@@ -81,7 +80,7 @@ class Sidecar:
     def __init__(
         self,
         node: Node,
-        state: FileState | SQLiteState | None = None,
+        state: StateBeside | None = None,
         *,
         on_primary: str = "",
         on_standby: str = "",

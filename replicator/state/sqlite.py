@@ -54,7 +54,7 @@ from ..runtime.event_log import EventLogger
 from .file_stamps import Watch
 from .replaced_files import Kept, draft_of, explained, is_kept, stat_of, survived, unused
 
-__all__ = ["SQLiteState"]
+__all__ = ["SQLiteState", "pieces_of"]
 
 _logger = EventLogger(__name__)
 
@@ -131,7 +131,7 @@ class SQLiteState:
         seen = self.seen()
         digest = xxhash.xxh3_128()
         with self._copied() as copy:
-            for piece in _pieces_of(copy):
+            for piece in pieces_of(copy):
                 digest.update(piece)
                 yield piece
         # Of before the copy: what was committed since shows.
@@ -314,7 +314,8 @@ class SQLiteState:
             raise StateError(path=self.path, problem=problem) from error
 
 
-def _pieces_of(copy: IO[bytes]) -> Iterator[bytes]:
+def pieces_of(copy: IO[bytes]) -> Iterator[bytes]:
+    """What is replicated of a database that nobody uses."""
     # A database without a table has no page.
     first = copy.read(PIECE_BYTES)
     yield _normal(first) if first else b""
@@ -333,7 +334,7 @@ def _digest(path: Path) -> str:
     """Of a database that nobody uses."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as copy:
-        for piece in _pieces_of(copy):
+        for piece in pieces_of(copy):
             digest.update(piece)
     return digest.hexdigest()
 

@@ -350,4 +350,4 @@ def test_a_file_and_a_database_are_refused_together(any_redis: RedisServer, tmp_
     environment = os.environ | {"REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "not both" in done.stderr
+    assert "one of them alone" in done.stderr

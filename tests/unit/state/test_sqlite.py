@@ -280,7 +280,7 @@ def test_what_is_tried_again_after_a_restart_is_kept_once(tmp_path: Path) -> Non
 
 def test_copies_and_drafts_are_private_and_a_new_database_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[int] = []
-    pieces_of = module._pieces_of
+    pieces_of = module.pieces_of
 
     def noted(copy: Any) -> Iterator[bytes]:
         modes.append(os.fstat(copy.fileno()).st_mode & 0o777)
@@ -293,7 +293,7 @@ def test_copies_and_drafts_are_private_and_a_new_database_is(tmp_path: Path, mon
     before = os.umask(0)
     try:
         _closed(tmp_path / "a").chmod(0o600)
-        monkeypatch.setattr(module, "_pieces_of", noted)
+        monkeypatch.setattr(module, "pieces_of", noted)
         new = pieces(tmp_path / "a")
         SQLiteState(tmp_path / "b").restore(looking())
         _closed(tmp_path / "c", 3).chmod(0o640)

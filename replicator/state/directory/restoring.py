@@ -1,0 +1,296 @@
+"""A directory becomes what a snapshot says, file by file.
+
+    draw     each content that is not there already goes to a draft in `.replicator/`, to the disk
+    keep     what is about to be lost, and is not what was published, goes aside
+    write    directories, then files by renames, links, databases; then what is no more is removed; modes at last
+
+Nothing is to be seen of the first step. In the third, somebody who reads finds each file as it was or as it is to be,
+whole, and for a moment some of them already and others not yet: what is new before what refers to it in a database, and
+what goes away last. `.replicator/restoring` (`drafts.py`) says that this is under way; a directory that has it is no
+whole cut.
+
+What is equal already is not touched: files keep their time stamps and whoever has them open. A new one gets the owner
+of the directory that it is in, where this process may give it, and one that is replaced keeps its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from replicator.errors import StateChanged, StateError
+from replicator.storage import disk
+
+from ..replaced_files import explained
+from .contents import Index, pieces_of
+from .databases import Databases
+from .drafts import Drafts, is_torn
+from .kept import Aside, is_kept
+from .manifest import DATABASE, DIRECTORY, FILE, LINK, BadManifest, Content, Entry, contents_of, kept_mode, parts_of
+from .manifest import read_manifest as read
+from .patterns import SIDE_FILES
+from .present import Present
+from .tree import Found, Tree
+
+__all__ = ["Known", "Restoring"]
+
+#: What was published or restored, by path, as `Entry.identity` has it: it may be lost.
+Known = dict[str, tuple[str, str]]
+
+_KINDS = {FILE: "a file", DATABASE: "a database (--with-sqlite)", "": "left out (--exclude)"}
+
+
+class Restoring:
+    """Of one directory. `known`: it is kept up to date. `tell`: is told what was put aside."""
+
+    def __init__(
+        self, tree: Tree, index: Index, databases: Databases, known: Known, tell: Callable[[Path], None]
+    ) -> None:
+        self._tree = tree
+        self._index = index
+        self._databases = databases
+        self._known = known
+        self._tell = tell
+
+    def restore(self, pieces: Iterable[Any], *, insisting: bool) -> None:
+        """Become what `pieces` say. Raises `StateError`; then it is called again."""
+        drawn = iter(pieces)
+        first = next(drawn, None)
+        if first is None:  # nothing was ever published
+            return
+        entries = self._manifest(chain([first], drawn))
+        with explained(self._tree.path):
+            disk.make_directory(self._tree.path)
+        present = self._present()
+        wanted = Counter(each.digest for each in entries if each.has_content and not present.is_equal(each))
+        with Drafts(self._tree.path, wanted) as drafts:
+            for content in contents_of(entries):
+                mine = self._content(drawn, content.size)
+                if drafts.is_wanted(content):
+                    drafts.write(content.digest, mine)
+                for _ in mine:
+                    pass
+            for _ in drawn:
+                raise StateError(path=self._tree.path, problem="the group has more than its manifest says")
+            swap = Swap(self._tree, self._databases, drafts, self._known, insisting=insisting)
+            swap.swap(entries, self._present(), self._tell)
+
+    def _present(self) -> Present:
+        return Present(self._tree, self._index, self._databases)
+
+    def _manifest(self, pieces: Iterator[Any]) -> list[Entry]:
+        try:
+            entries = read(pieces)
+        except BadManifest as bad:
+            raise StateError(path=self._tree.path, problem=f"what the group has is not written: {bad}") from None
+        for entry in entries:
+            kind = self._tree.kind_of(entry.path)
+            if not kind or (entry.has_content and kind != entry.kind):
+                here, there = _KINDS[kind], _KINDS.get(entry.kind, "in it")
+                problem = f"{entry.path!a} is {there} to the primary, and {here} here: give all nodes the same options"
+                raise StateError(path=self._tree.path, problem=problem)
+        return entries
+
+    def _content(self, drawn: Iterator[Any], size: int) -> Iterator[bytes]:
+        """The pieces of the next content, which has this size."""
+        left = size
+        while left:
+            piece = next(drawn, None)
+            if not isinstance(piece, bytes) or not 0 < len(piece) <= left:
+                raise StateError(path=self._tree.path, problem="what the group has does not fit its manifest")
+            left -= len(piece)
+            yield piece
+
+
+class Swap:
+    """The steps after all of it was drawn."""
+
+    def __init__(self, tree: Tree, databases: Databases, drafts: Drafts, known: Known, *, insisting: bool) -> None:
+        self._tree = tree
+        self._databases = databases
+        self._drafts = drafts
+        self._known = known
+        self._insisting = insisting
+        #: Directories in which something was written.
+        self._touched: set[str] = set()
+
+    def swap(self, entries: list[Entry], present: Present, tell: Callable[[Path], None]) -> None:
+        """Make the directory these entries. `tell`: is told what was put aside."""
+        named = {entry.path: entry for entry in entries}
+        changed = [entry for entry in entries if not present.is_equal(entry)]
+        gone = [path for path in present.found if path not in named]
+        dressed = [entry for entry in entries if self._is_dressed_otherwise(entry, present)]
+        if (aside := self._keep(changed, gone, present)) is not None:
+            tell(aside)
+        if changed or gone or dressed or is_torn(self._tree.path):
+            with explained(self._tree.path):
+                self._drafts.mark()
+                with self._tree.root() as root:
+                    self._write(root, changed, gone, present)
+                    self._dress(root, entries, dressed)
+                    self._sync(root)
+                self._drafts.unmark()
+        self._known.clear()
+        self._known.update({entry.path: entry.identity for entry in entries if entry.kind != DIRECTORY})
+
+    def _is_dressed_otherwise(self, entry: Entry, present: Present) -> bool:
+        found = present.found.get(entry.path)
+        return found is not None and entry.kind != LINK and kept_mode(entry.kind, found.mode) != entry.mode
+
+    # --- what is about to be lost ---
+
+    def _keep(self, changed: list[Entry], gone: list[str], present: Present) -> Path | None:
+        lost = {entry.path for entry in changed if entry.path in present.found} | set(gone)
+        aside = Aside(self._tree, self._databases)
+        with self._tree.root() as root:
+            for path in sorted(lost, key=parts_of):
+                found = present.found[path]
+                if found.kind == DIRECTORY:
+                    if path.rpartition("/")[0] not in lost:
+                        self._keep_left_out(root, path, present, aside)
+                elif self._is_to_be_kept(path, present.identity(path)):
+                    aside.keep(root, path, found)
+        return aside.end()
+
+    def _is_to_be_kept(self, path: str, identity: tuple[str, str]) -> bool:
+        return self._known.get(path) != identity and not is_kept(self._tree.path, path, identity)
+
+    def _keep_left_out(self, root: int, directory: str, present: Present, aside: Aside) -> None:
+        """What was left out of the directory until now goes with it."""
+        for path, found in Tree(self._tree.path).scan(directory).items():
+            # What was looked at is kept by itself, or need not be.
+            looked_at = {path, *(path.removesuffix(end) for end in SIDE_FILES)}
+            if found.kind != DIRECTORY and not looked_at & present.found.keys():
+                aside.keep(root, path, found)
+
+    # --- writing ---
+
+    def _write(self, root: int, changed: list[Entry], gone: list[str], present: Present) -> None:
+        for entry in changed:
+            found = present.found.get(entry.path)
+            if found is not None and (DIRECTORY in (found.kind, entry.kind)):
+                self._remove(root, entry.path, found)
+        # A database last: what it refers to is there by then.
+        for kind in (DIRECTORY, FILE, LINK, DATABASE):
+            for entry in changed:
+                if entry.kind == kind:
+                    with explained(self._tree.path / entry.path):
+                        self._put(root, entry)
+                    self._known[entry.path] = entry.identity
+        for path in sorted(gone, key=parts_of, reverse=True):
+            self._remove(root, path, present.found[path])
+
+    @contextmanager
+    def _above(self, root: int, path: str) -> Iterator[tuple[int, str]]:
+        """The directory that a path is in, to be written to, and the name there."""
+        above, _, name = path.rpartition("/")
+        with self._tree.directory(root, above) as directory:
+            about = os.fstat(directory)
+            if above not in self._touched and about.st_mode & 0o300 != 0o300:
+                os.fchmod(directory, 0o700)
+            self._touched.add(above)
+            yield directory, name
+
+    def _remove(self, root: int, path: str, found: Found) -> None:
+        gone = suppress(FileNotFoundError, NotADirectoryError)
+        with explained(self._tree.path / path), gone, self._above(root, path) as (directory, name):
+            if found.kind == DIRECTORY:
+                shutil.rmtree(name, dir_fd=directory)
+                return
+            for end in ("", *SIDE_FILES) if found.kind == DATABASE else ("",):
+                with suppress(FileNotFoundError):
+                    os.unlink(name + end, dir_fd=directory)
+
+    def _put(self, root: int, entry: Entry) -> None:
+        with self._above(root, entry.path) as (directory, name):
+            if entry.kind == DIRECTORY:
+                _make_way(directory, name)
+                os.mkdir(name, 0o700, dir_fd=directory)
+                self._touched.add(entry.path)
+                self._own(root, entry.path, os.fstat(directory))
+            elif entry.kind == LINK:
+                self._replace(self._drafts.link(entry.target), directory, name)
+            elif entry.kind == FILE:
+                self._put_file(entry, directory, name)
+            else:
+                self._put_database(root, entry, directory, name)
+
+    def _replace(self, draft: str, directory: int, name: str) -> None:
+        os.replace(draft, name, src_dir_fd=self._drafts.descriptor, dst_dir_fd=directory)
+
+    def _draft(self, entry: Entry) -> tuple[str, int]:
+        draft = self._drafts.take(Content(entry.digest, entry.size))
+        if draft is None:  # it was there when the pieces were drawn
+            raise StateChanged(path=self._tree.path / entry.path)
+        return draft
+
+    def _put_file(self, entry: Entry, directory: int, name: str) -> None:
+        draft, descriptor = self._draft(entry)
+        try:
+            disk.take_after(descriptor, _like(directory, name))
+            os.fchmod(descriptor, entry.mode)
+            disk.sync_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
+        self._replace(draft, directory, name)
+
+    def _put_database(self, root: int, entry: Entry, directory: int, name: str) -> None:
+        _make_way(directory, name)  # SQLite would follow a link
+        like = _like(directory, name)
+        _, descriptor = self._draft(entry)
+        try:
+            self._databases.put(entry.path, pieces_of(descriptor), insisting=self._insisting)
+        finally:
+            os.close(descriptor)
+        self._own(root, entry.path, like)
+        self._set_mode(root, entry)
+
+    def _own(self, root: int, path: str, like: os.stat_result) -> None:
+        descriptor = self._tree.any(root, path)
+        try:
+            with suppress(PermissionError):
+                os.fchown(descriptor, like.st_uid, like.st_gid)
+        finally:
+            os.close(descriptor)
+
+    def _dress(self, root: int, entries: list[Entry], dressed: list[Entry]) -> None:
+        """Modes, those of directories from below: one may be closed to those who write."""
+        touched = [entry for entry in entries if entry.kind == DIRECTORY and entry.path in self._touched]
+        every = {entry.path: entry for entry in (*dressed, *touched)}
+        for path in sorted(every, key=parts_of, reverse=True):
+            self._set_mode(root, every[path])
+
+    def _set_mode(self, root: int, entry: Entry) -> None:
+        descriptor = self._tree.any(root, entry.path)
+        try:
+            os.fchmod(descriptor, entry.mode)
+        finally:
+            os.close(descriptor)
+
+    def _sync(self, root: int) -> None:
+        for path in self._touched:
+            with suppress(FileNotFoundError, NotADirectoryError), self._tree.directory(root, path) as directory:
+                disk.sync_descriptor(directory)
+
+
+def _like(directory: int, name: str) -> os.stat_result:
+    """After whom a file takes: the one whose place it takes, or else the directory that it is in."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return os.fstat(directory)
+
+
+def _make_way(directory: int, name: str) -> None:
+    """Remove what is neither a file nor a directory: a link that is not ours, a socket."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            os.unlink(name, dir_fd=directory)
