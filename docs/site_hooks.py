@@ -25,6 +25,7 @@ PAGES = {
     "examples/README.md": "examples/index.md",
     "examples/json_server/README.md": "examples/json_server.md",
     "examples/isso/README.md": "examples/isso.md",
+    "examples/devpi/README.md": "examples/devpi.md",
 }
 
 #: What pages link to, besides pages.

@@ -23,9 +23,6 @@ PATIENCE_S = 300.0
 
 pytestmark = pytest.mark.timeout(900)
 
-#: What is written, by the command that the example prints.
-WRITTEN = "on two hosts"
-
 
 def those_of(directory: Path) -> list[str]:
     """The processes that an example has started: its programs have this in their environment."""
@@ -81,10 +78,15 @@ def played(line: str, environment: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "needed", "packages"), [("json_server", "npm", "nodejs and npm"), ("isso", "cc", "a C compiler")]
+    ("name", "needed", "packages", "written"),
+    [
+        ("json_server", "npm", "nodejs and npm", "on two hosts"),
+        ("isso", "cc", "a C compiler", "on two hosts"),
+        ("devpi", "python3", "Python", "on_two_hosts-1.0-py3-none-any.whl"),
+    ],
 )
 def test_a_program_that_is_not_ours_moves_and_survives_its_node(
-    name: str, needed: str, packages: str, tmp_path: Path
+    name: str, needed: str, packages: str, written: str, tmp_path: Path
 ) -> None:
     needs(shutil.which(needed) is not None, packages)
     example = Example(name, tmp_path)
@@ -95,10 +97,10 @@ def test_a_program_that_is_not_ours_moves_and_survives_its_node(
         # written on one host, and moved in order
         played(write, environment)
         played(switchover, environment)
-        assert WRITTEN in played(read_there, environment)
+        assert written in played(read_there, environment)
         # the node there dies with its program, by SIGKILL
         played(kill, environment)
-        assert WRITTEN in played(read_here, environment)
+        assert written in played(read_here, environment)
         assert re.search(r"^a +primary", played(status, environment), re.M)
         # and what was printed runs in order
         assert example.end() == 0, example.said
