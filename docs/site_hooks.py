@@ -23,6 +23,9 @@ PAGES = {
     "SECURITY.md": "security.md",
     "docs/index.md": "contents.md",
     "examples/README.md": "examples/index.md",
+    "examples/json_server/README.md": "examples/json_server.md",
+    "examples/isso/README.md": "examples/isso.md",
+    "examples/devpi/README.md": "examples/devpi.md",
 }
 
 #: What pages link to, besides pages.

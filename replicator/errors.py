@@ -381,6 +381,11 @@ class StillRuns(ReplicatorError):
     exit_code = 3
 
 
+class ProgramStillRuns(StillRuns):
+    """{path}: the node that ran here has ended, but not yet the program that it ran, so its lease is not given back:
+    another node would start its own at once. The lease runs out by itself, or try again when the program has ended"""
+
+
 class ReinitRefused(ReplicatorError):
     """{node} is not rebuilt: {reason}"""
 

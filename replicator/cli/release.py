@@ -49,9 +49,9 @@ NOT_FOUND, NOT_RUN = 127, 126
 def release(settings: Settings, data_dirs: tuple[Path, ...], command: tuple[str, ...], output: str) -> None:
     """Give back the lease of a node that has ended, so that another one takes over at once.
 
-    For what sees a node end: `ExecStopPost=` of systemd, or a wrapper. Nothing is done for a node that runs (exit code
-    3), or for a lease that is another one's by now. With a COMMAND (after `--`) it runs that, passes signals on to it,
-    gives the lease back when it has ended, and ends with its exit code.
+    For what sees a node end: `ExecStopPost=` of systemd, or a wrapper. Nothing is done for a node that runs, or whose
+    program has not ended (exit code 3), or for a lease that is another one's by now. With a COMMAND (after
+    `--`) it runs that, passes signals on to it, gives the lease back when it has ended, and ends with its exit code.
     """
     with settings.log() as redis_log:
         if command:

@@ -8,10 +8,12 @@ Whatever saw it end (supervisord, systemd, the process that started it) can do i
 2. *Only the lease of that very boot.* A boot is a random id which is drawn at each start and never comes back. The
    script in Redis compares term, node and boot with those of the lease in the one step in which it deletes it. So a
    successor that leads by then keeps its lease, however late this is, and under whatever name and process id it runs.
+3. *Only once the program that it ran has ended* (`replicator node --run`): what keeps that outlives the node, and has a
+   lock of its own until nothing of the program is left (`storage/program_lock.py`).
 
 What is given back too late, or twice, or by two, changes nothing. Writes do not depend on it at all: they are fenced by
 the term. What does is work that only a leader does elsewhere (`node/former_leases.py`): the next leader begins it at
-once, because who had the lease is gone. So see to it that what it started is gone as well
+once, because who had the lease is gone. So see to it that what it started otherwise is gone as well
 (`runtime/process_group.py`).
 """
 
@@ -20,14 +22,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, DirectoryInUse, StillRuns
+from ..errors import ConfigError, DirectoryInUse, ProgramStillRuns, StillRuns
 from ..format.ids import Writer
 from ..log.interface import Log
 from ..protocol.group import lease_of
 from ..runtime import checks
 from ..storage.directory_lock import ended_boot
+from ..storage.program_lock import program_is_over
 
 __all__ = ["Released", "release"]
+
+#: The keeper of a program kills it as soon as its node is gone. What has not ended by then takes as long as a lease.
+PROGRAM_ENDS_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,16 +58,20 @@ class Released:
 def release(log: Log, data_dir: Path, *, by: str) -> Released:
     """Give back the lease of the node that ran in this data directory. `by`: who saw it end, for the history.
 
-    Raises `StillRuns` if a process uses it, `ConfigError` if no node ever did, `LogUnavailable`.
+    It waits for the end of the program that the node ran. Raises `StillRuns` if a process uses the directory,
+    `ProgramStillRuns`, `ConfigError` if no node ever ran there, `LogUnavailable`.
     """
     checks.line("by", by)
     try:
         boot = ended_boot(data_dir)
+        program_ended = program_is_over(data_dir, within_s=PROGRAM_ENDS_WITHIN_S)
     except DirectoryInUse as error:
         raise StillRuns(**error.fields) from None
     except OSError as error:
         problem = f"{data_dir} is no data directory of a node ({error.strerror or error})"
         raise ConfigError(setting="data-dir", problem=problem) from None
+    if not program_ended:
+        raise ProgramStillRuns(path=data_dir)
     released = Released(data_dir=data_dir, boot=boot)
     if not boot:
         return released

@@ -1,8 +1,4 @@
-"""What is left of a process that ended: its process group, which is what it started and did not put elsewhere.
-
-And the keeper of the program that it ran as a node (`service/run/keeper.py`), which is in a group of its own: that one
-lives until the program has ended.
-"""
+"""What is left of a process that ended: its process group, which is what it started and did not put elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ PROC = Path("/proc")
 
 POLL_S = 0.005
 
-#: The keeper of a program ends it when its node is gone. What lives for longer, lives on.
+#: What sees to the end of others needs a moment. What lives for longer, lives on.
 ENDS_WITHIN_S = 1.0
 
 #: Ended, and not yet waited for.
@@ -25,8 +21,7 @@ DEAD = ("Z", "X", "x")
 
 
 def left_of(leader: int) -> list[int]:
-    """The live processes of the group that this process leads, or led, and its keepers. Its number is not used again
-    meanwhile.
+    """The live processes of the group that this process leads, or led. Its number is not used again meanwhile.
 
     Without a /proc nobody tells a process from its remains: then these count as alive until somebody waits for them.
     """
@@ -54,13 +49,5 @@ def _is_live_in(group: int, pid: int) -> bool:
     with suppress(OSError, IndexError, ValueError):
         # After the name of the command, which may have anything in it: state, parent, group.
         state, _, its_group = (PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
-        return state not in DEAD and (int(its_group) == group or _is_keeper_of(group, pid))
-    return False
-
-
-def _is_keeper_of(group: int, pid: int) -> bool:
-    """By its command line: PYTHON -I -S .../run/keeper.py GROUP ..."""
-    match (PROC / str(pid) / "cmdline").read_bytes().split(b"\0"):
-        case [_, b"-I", b"-S", script, kept, *_]:
-            return script.endswith(b"/run/keeper.py") and kept == str(group).encode()
+        return state not in DEAD and int(its_group) == group
     return False

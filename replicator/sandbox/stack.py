@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -86,6 +86,9 @@ class DevStack:
         environment: further variables for all programs, REPLICATOR_LOG_LEVEL for example.
     """
 
+    #: The names of its nodes.
+    nodes: tuple[str, ...] = NODES
+
     def __init__(
         self,
         directory: str | os.PathLike[str] = DEFAULT_DIRECTORY,
@@ -98,7 +101,7 @@ class DevStack:
     ) -> None:
         self.directory = Path(directory).resolve()
         self.socket_dir = _socket_dir(self.directory)
-        self.ports = dict(zip(NODES, range(port, port + len(NODES)) if port else free_ports(len(NODES)), strict=True))
+        self.ports = dict(zip(self.nodes, _ports(port, len(self.nodes)), strict=True))
         self.group = checks.name("group", group)
         self._owner = Owner(f"the stack in {self.directory}")
         self.redis_url = redis_url or f"unix://{quote(str(self.socket_dir / 'redis.sock'))}"
@@ -210,6 +213,11 @@ class DevStack:
     def signal(self, program: str, number: int) -> None:
         """Send a signal to a program."""
         self._control.call("signalProcess", self._control.full_name(program), str(int(number)))
+
+    @property
+    def control_path(self) -> Path:
+        """The socket at which supervisorctl reaches its supervisord (`-s unix://PATH`)."""
+        return self._control.path
 
     def start_program(self, program: str) -> None:
         """Start a stopped program; returns when it has been up for its startsecs."""
@@ -335,6 +343,10 @@ class DevStack:
         for name, info in self._control.programs().items():
             if info["statename"] == "FATAL":
                 raise ReplicatorError(f"{name} cannot be started: {info['spawnerr']}\n{self.log_tail(name)}")
+
+
+def _ports(first: int, count: int) -> Iterable[int]:
+    return range(first, first + count) if first else free_ports(count)
 
 
 def find_conf() -> Path:

@@ -17,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -24,6 +25,7 @@ from replicator import ops
 from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer
+from replicator.storage.program_lock import program_is_over, take_program_lock
 from tests.support.beacon import beacon, signs
 from tests.support.kv import PATIENCE_S, eventually
 from tests.support.role_commands import lines, telling
@@ -164,6 +166,40 @@ def test_a_file_follows_its_primary_through_a_failover(processes: Processes, log
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 1
     assert "states" in done.output
+
+
+def test_nothing_is_started_or_given_back_while_the_program_of_a_node_that_was_killed_lives(
+    processes: Processes, log: RedisLog, tmp_path: Path
+) -> None:
+    path, data_dir = tmp_path / "signs", tmp_path / "a"
+    give_back = ["--redis", log.url, "--group", "g", "release", "--data-dir", str(data_dir)]
+    # given what keeps the program of a node that ran here, and has not ended it
+    data_dir.mkdir()
+    lock = take_program_lock(data_dir)
+    assert lock is not None
+    a = processes.start("a", "--run", beacon(path, "rude", "child"), "--lease-s", "60")
+    alive(log, "a")
+    promote(log, "a")
+    eventually(lambda: "the one that a node before this one ran here has not ended" in problems(log), patience_s=60)
+    assert signs(path) == []
+    # when that has ended, the program runs, and its own keeper has the lock
+    os.close(lock)
+    eventually(lambda: len({sign.pid for sign in signs(path)}) == 2, patience_s=60)
+    assert not program_is_over(data_dir, within_s=0)
+    # when the node is killed, its lease is given back once the program has ended
+    a.kill()
+    a.wait()
+    done = CliRunner().invoke(cli, give_back)
+    assert (done.exit_code, "is given back (term 1)" in done.output) == (0, True), done.output
+    assert not any(map(psutil.pid_exists, {sign.pid for sign in signs(path)}))
+    # and not before
+    lock = take_program_lock(data_dir)
+    done = CliRunner().invoke(cli, give_back)
+    assert (done.exit_code, "not yet the program that it ran" in done.output) == (3, True), done.output
+
+
+def problems(log: RedisLog) -> str:
+    return "".join(str(node) for node in ops.status(log).nodes)
 
 
 def test_a_primary_that_comes_back_before_anybody_else_leads_publishes_what_it_has(

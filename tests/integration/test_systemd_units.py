@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from replicator.cli.node import node
 from replicator.errors import ConfigError
 from tests.support.needs import needs
 from tests.support.units import UNITS, VENV, read_unit
@@ -21,6 +23,9 @@ NAMES = (
 
 #: By `systemd-analyze security`, of 10. A service without any of this has 9.6.
 EXPOSED_MAX = 20
+
+#: For a node that runs a program, beside the unit of that node.
+DROP_IN = "run-a-program.conf"
 
 #: What the template has of its own.
 OF_THE_TEMPLATE = {"Description", "EnvironmentFile", "Environment", "StateDirectory"}
@@ -48,7 +53,7 @@ def analyze(*arguments: str) -> str:
 
 
 def test_they_are_all_of_the_folder() -> None:
-    assert {name.replace("@a.", "@.") for name in NAMES} == {path.name for path in UNITS.iterdir()}
+    assert {name.replace("@a.", "@.") for name in NAMES} | {DROP_IN} == {path.name for path in UNITS.iterdir()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,6 +66,28 @@ def test_little_is_exposed(root: Path, name: str) -> None:
     assert "Overall exposure level" in analyze(
         "security", "--offline=true", f"--threshold={EXPOSED_MAX}", "--no-pager", f"--root={root}", name
     )
+
+
+def test_a_node_that_runs_a_program_has_what_that_needs(root: Path) -> None:
+    dropped = root / "etc/systemd/system/replicator-node@b.service.d" / DROP_IN
+    dropped.parent.mkdir()
+    shutil.copy(UNITS / DROP_IN, dropped)
+    name = "replicator-node@b.service"
+    analyze("verify", "--man=no", f"--root={root}", name)
+    said = analyze("security", "--offline=true", "--threshold=30", "--no-pager", f"--root={root}", name)
+    assert "Overall exposure level" in said
+    # and a slip in it is found there
+    dropped.write_text((UNITS / DROP_IN).read_text().replace("MemoryMax=2G", "MemoryMax=2Q"))
+    command = ["systemd-analyze", "verify", "--man=no", f"--root={root}", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Invalid memory limit" in done.stderr
+
+
+def test_a_node_knows_the_settings_that_are_said_to_have_it_run_a_program() -> None:
+    page = (UNITS.parents[1] / "docs/systemd.md").read_text().partition("## A program on two machines")[2]
+    named = re.findall(r"REPLICATOR_\w+", page.partition("\n## ")[0] + (UNITS / DROP_IN).read_text())
+    known = {str(param.envvar) for param in node.params} | {"REPLICATOR_GROUP"}
+    assert {"REPLICATOR_RUN", "REPLICATOR_SQLITE", "REPLICATOR_CHECK"} <= set(named) <= known
 
 
 def test_a_slip_in_a_unit_is_found(root: Path, tmp_path: Path) -> None:

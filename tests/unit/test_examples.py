@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
+from examples import installing
 from examples.flags.state import Flag, FlagState
 from examples.scheduler.state import Jobs
 from replicator import ChangeRejected
+from replicator.errors import ReplicatorError
 from replicator.testing import Cluster, check_state, strategies
 
 ROOT = Path(__file__).parents[2]
@@ -73,3 +75,36 @@ def test_pages_quote_each_example_that_shows_something_of_its_own() -> None:
 def test_a_service_is_less_than_a_hundred_lines(name: str) -> None:
     files = [path for path in (ROOT / "examples" / name).glob("*.py") if not path.name.startswith("__")]
     assert sum(len(path.read_text().splitlines()) for path in files) < 100
+
+
+def test_a_program_is_installed_once_and_again_only_after_it_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installing, "PROGRAMS", tmp_path / "programs")
+    found: list[list[str]] = []
+
+    def cut_short(directory: Path) -> None:
+        (directory / "half").touch()
+        raise ReplicatorError("cut short")
+
+    def install(directory: Path) -> None:
+        found.append([path.name for path in directory.iterdir()])
+
+    with pytest.raises(ReplicatorError, match="cut short"):
+        installing.installed("it", "1", cut_short)
+    where = {installing.installed("it", "1", install) for _ in range(2)}
+    assert where == {tmp_path / "programs" / "it-1"}
+    assert found == [[]], "once, into an empty directory"
+
+
+def test_without_npm_it_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installing, "PROGRAMS", tmp_path / "programs")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ReplicatorError, match=r"json-server needs Node\.js and npm, which are not here"):
+        installing.from_npm("json-server", "0.17.4")
+    assert not (tmp_path / "programs").exists()
+
+
+def test_what_an_installer_says_at_its_end_is_shown() -> None:
+    with pytest.raises(ReplicatorError, match="sh ended with exit code 3: no such package"):
+        installing.run(["sh", "-c", "echo no such package >&2; exit 3"])

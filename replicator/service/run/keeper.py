@@ -1,6 +1,6 @@
 """The process between a node and the program that it runs: it ends the program when the node cannot.
 
-    python -I -S keeper.py GROUP NODE SOCKET UNTIL GRACE_S PROGRAM ARGUMENT...
+    python -I -S keeper.py NODE SOCKET LOCK UNTIL GRACE_S PROGRAM ARGUMENT...
 
 A node that hangs, is stopped (SIGSTOP) or killed does not end anything, and by then another node may lead. So this one
 does: when the time is over until which the node said that it leads (`until`, by the monotonic clock, which all
@@ -9,11 +9,14 @@ processes of a machine share), when the socket to the node is at its end, and wh
 It speaks lines on the socket. From the node: `until SECONDS`, `end SECONDS` (SIGTERM, and so much later SIGKILL). To
 the node: `started PID`, and before its own end `ended STATUS WHY` (as of `os.waitstatus_to_exitcode`; why: `exit`,
 `asked` or `lease`). The program is not begun if the node, by its process id, is gone by then, or its time too short.
-GROUP, the node's process group, is there to be seen (`runtime/process_group.py`).
+LOCK is a descriptor that is held, by this process alone, until nothing of the program is left
+(`storage/program_lock.py`).
 
 What the program starts is its process group, or what became of it: orphans come to this process (a subreaper), and all
-that lives below it is killed before it ends. If this process is killed itself, the system kills the program
-(PR_SET_PDEATHSIG), though not what that has started.
+that lives below it is killed before it ends. Where this process may make one, the program has a control group of its
+own (cgroup v2), from which nothing that it starts gets away, and which the system kills in one step. If this process is
+killed itself, the system kills the program (PR_SET_PDEATHSIG), though not what that has started: by the control group
+the node finds that, or the next keeper.
 
 It is run by path, without `site` and without this package: it has to start within milliseconds, and to need nothing.
 """
@@ -29,7 +32,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -54,13 +57,71 @@ NOT_RUN = 126
 NOT_FOUND = 127
 
 
+class ControlGroup:
+    """That of a program, by the descriptor of its lock. It does nothing where there is none, and none can be made.
+
+    It is below that of this process, so the system lets a service make it that was told it may (systemd:
+    `Delegate=yes`), and root in a container.
+    """
+
+    def __init__(self, lock: int) -> None:
+        at = os.fstat(lock)  # the file that is locked: another program, or a copy of its directory, has another one
+        above = _control_group_here()
+        self.path = f"{above}/replicator-{at.st_dev:x}-{at.st_ino:x}" if above else ""
+
+    def make(self) -> None:
+        """Begin with an empty one: what a killed keeper has left in it is ended first. Needs the lock."""
+        self.end()
+        with contextlib.suppress(OSError):
+            if self.path:
+                os.mkdir(self.path, 0o755)
+
+    def join(self) -> None:
+        """Have this process, and what it starts from now on, be in it."""
+        self._write("cgroup.procs", "0")
+
+    def kill(self) -> None:
+        self._write("cgroup.kill", "1")  # Linux 5.14
+
+    def members(self) -> list[int]:
+        """The processes in it that have not ended."""
+        if not self.path:
+            return []
+        try:
+            with open(f"{self.path}/cgroup.procs", encoding="ascii") as file:
+                return [int(pid) for pid in file.read().split() if pid != "0"]
+        except (OSError, ValueError):
+            return []
+
+    def end(self) -> None:
+        """Kill all that is in it, until nothing is, and remove it."""
+        while members := self.members():
+            self.kill()
+            _kill_each(members)
+            time.sleep(KILL_AGAIN_S)
+        if self.path:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+
+    def _write(self, name: str, text: str) -> None:
+        if not self.path:
+            return
+        with contextlib.suppress(OSError):
+            file = os.open(f"{self.path}/{name}", os.O_WRONLY | os.O_CLOEXEC)  # it is there, or nothing is done
+            try:
+                os.write(file, text.encode())
+            finally:
+                os.close(file)
+
+
 class Keeper:
     """`until`: when the program has to have ended, by the monotonic clock. `grace_s`: SIGTERM comes so long before.
 
-    `parent`: the process id of the node, whose socket is `node`.
+    `parent`: the process id of the node, whose socket is `node`. `group`: that of the program.
     """
 
-    def __init__(self, parent: int, node: socket.socket, until: float, grace_s: float) -> None:
+    def __init__(self, parent: int, node: socket.socket, group: ControlGroup, until: float, grace_s: float) -> None:
+        self._group = group
         self._node = node
         self._until = until
         self._grace_s = grace_s
@@ -88,7 +149,8 @@ class Keeper:
         if os.getppid() != self._parent or time.monotonic() >= self._until - self._grace_s:
             self._tell("ended 0 lease")
             return
-        self._pid = _started(words)
+        self._group.make()
+        self._pid = _started(words, self._group)
         try:
             self._tell(f"started {self._pid}")
             while not self._is_over():
@@ -106,7 +168,7 @@ class Keeper:
         self._reap()
         if self._status is not None and self._kill_at is None:
             return True  # by itself: what it has left behind is killed
-        return self._status is not None and not list(_below(os.getpid()))
+        return self._status is not None and not self._left()
 
     def _pause_s(self) -> float:
         if self._kill_at is not None:
@@ -154,13 +216,16 @@ class Keeper:
         if self._status is None:
             _signal_group(self._pid, signal.SIGKILL)
         pause_s = KILL_AGAIN_S
-        while left := [*_below(os.getpid()), *([self._pid] if self._status is None else [])]:
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        while left := self._left():
+            self._group.kill()
+            _kill_each(left)
             self._reap()
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, KILL_AGAIN_S_MAX)
+        self._group.end()
+
+    def _left(self) -> list[int]:
+        return [*_below(os.getpid()), *self._group.members(), *([self._pid] if self._status is None else [])]
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -176,7 +241,7 @@ class Keeper:
             self._node.sendall(f"{line}\n".encode())
 
 
-def _started(words: list[str]) -> int:
+def _started(words: list[str], group: ControlGroup) -> int:
     keeper = os.getpid()
     pid = os.fork()
     if pid:
@@ -186,6 +251,7 @@ def _started(words: list[str]) -> int:
         return pid
     try:
         os.setpgid(0, 0)
+        group.join()
         signal.set_wakeup_fd(-1)
         for number in DEFAULT:
             signal.signal(number, signal.SIG_DFL)
@@ -198,6 +264,24 @@ def _started(words: list[str]) -> int:
         os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_RUN)
     finally:
         os._exit(NOT_RUN)
+
+
+def _control_group_here() -> str:
+    """The directory of the control group (v2) that this process is in; empty: the system has none, or does not say."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            inside = next(line[len("0::") :].rstrip("\n") for line in file if line.startswith("0::"))
+        with open("/proc/self/mounts", encoding="utf-8") as file:
+            mounted = next(line.split()[1] for line in file if line.split()[2] == "cgroup2")
+    except (OSError, StopIteration, IndexError, ValueError):
+        return ""
+    return f"{mounted}{inside.rstrip('/')}"
+
+
+def _kill_each(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _signal_group(leader: int, number: int) -> None:
@@ -231,10 +315,11 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    _, parent, descriptor, until, grace_s, *words = arguments
+    parent, descriptor, lock, until, grace_s, *words = arguments
+    os.set_inheritable(int(lock), False)
     node = socket.socket(fileno=int(descriptor))
     node.set_inheritable(False)
-    Keeper(int(parent), node, float(until), float(grace_s)).run(words)
+    Keeper(int(parent), node, ControlGroup(int(lock)), float(until), float(grace_s)).run(words)
 
 
 if __name__ == "__main__":

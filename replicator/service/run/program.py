@@ -5,7 +5,8 @@ The rules, and who sees to each:
 1. *It runs only while the node leads, and has ended before anybody else may.* The keeper has the end of the lease, less
    its margin, and is told of each renewal. What the node tells it in time is that it leads; nobody has to tell it to
    end. So a node that hangs, is stopped or is killed changes nothing.
-2. *There is one at a time.* A run ends, with all that it has started, before the next one begins.
+2. *There is one at a time.* A run ends, with all that it has started, before the next one begins: a lock says so, which
+   the keeper has (`storage/program_lock.py`), and which outlives a node that was killed.
 3. *A program that ends or does not answer is started again; one that is not well after that costs the node its lease.*
    So another node takes over, if there is one. This one may do so again after a while.
 
@@ -36,8 +37,10 @@ from ...runtime import checks
 from ...runtime.backoff import Backoff
 from ...runtime.event_log import EventLogger, in_this_context
 from ...runtime.threads import started
+from ...storage.program_lock import take_program_lock
 from ..role_commands import command, without_secrets
 from .checking import Checking, Question, question
+from .keeper import ControlGroup
 
 __all__ = ["RunOptions", "RunProgram"]
 
@@ -86,6 +89,8 @@ class RunOptions:
 class RunsBeside(Protocol):
     """What it needs of a `Node`."""
 
+    @property
+    def data_dir(self) -> Path: ...
     @property
     def lease_ms(self) -> int | None: ...
     def report(self, name: str, problem: ReplicatorError | None) -> None: ...
@@ -185,9 +190,15 @@ class RunProgram:
         until, grace_s = self._until(), self._lease_s * GRACE
         if not self.may_run or time.monotonic() >= until - grace_s:
             return  # it would have to end at once; a renewal, or another role, is soon
-        environment = without_secrets(os.environ) | {f"REPLICATOR_{name}": value for name, value in about.items()}
         try:
-            self._run = _Run(self._words, environment, until, grace_s, about)
+            lock = take_program_lock(self._node.data_dir)
+            if lock is None:
+                self._waits("the one that a node before this one ran here has not ended")
+                return
+            try:
+                self._run = _Run(self._words, about, until, grace_s, lock)
+            finally:
+                os.close(lock)  # its keeper has it
         except (OSError, NoThread) as error:
             self._ended_badly(f"cannot be run: {getattr(error, 'strerror', None) or error}")
             return
@@ -215,6 +226,12 @@ class RunProgram:
             run.end(self._stop_s)
         elif run.is_well and (self._restarts or self.failed):
             self._well()
+
+    def _waits(self, problem: str) -> None:
+        """It is not started yet, and looked at again soon."""
+        if self.failed != problem:
+            self.failed = problem
+            self._node.report("command", ProgramError(what=f"--run: {self._line}", problem=problem))
 
     def _well(self) -> None:
         self._restarts, self.failed = 0, ""
@@ -251,16 +268,9 @@ class RunProgram:
 
 
 class _Run:
-    """One run of the program, with its keeper."""
+    """One run of the program, with its keeper. `about`: its role. `lock`: a descriptor for the keeper."""
 
-    def __init__(
-        self,
-        words: Sequence[str],
-        environment: Mapping[str, str],
-        until: float,
-        grace_s: float,
-        about: Mapping[str, str],
-    ) -> None:
+    def __init__(self, words: Sequence[str], about: Mapping[str, str], until: float, grace_s: float, lock: int) -> None:
         self.term = about["TERM"]
         self.pid = 0
         self.checking: Checking | None = None
@@ -273,23 +283,22 @@ class _Run:
         self._end_at = math.inf
         self._asked_to_end = False
         self._hung_s = grace_s * HUNG
+        self._group = ControlGroup(lock)
         self._unread = b""
         self._ended: tuple[int, str] | None = None
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         try:
-            whose = [str(os.getpgrp()), str(os.getpid())]
-            arguments = [*whose, str(theirs.fileno()), repr(until), repr(grace_s), *words]
+            arguments = [str(os.getpid()), str(theirs.fileno()), str(lock), repr(until), repr(grace_s), *words]
             # A group of its own: what a terminal or a supervisor sends to that of the node (SIGTSTP, SIGKILL) would
-            # leave nobody to end the program. Who asks what is left of a node finds it by its command line, where the
-            # system shows that (`runtime/process_group.py`).
+            # leave nobody to end the program.
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(KEEPER), *arguments],
-                env=environment,
+                env=without_secrets(os.environ) | {f"REPLICATOR_{name}": value for name, value in about.items()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), lock],
                 process_group=0 if sys.platform == "linux" else None,
             )
             assert self._keeper.stdout is not None
@@ -340,8 +349,11 @@ class _Run:
         self._socket.close()
         if self.checking is not None:
             self.checking.end()
-        if self._ended is None and self.pid:
-            self._kill_group()  # the system has killed the program; this is for what it had started
+        if self._ended is None:
+            # The system has killed the program; this is for what it had started.
+            if self.pid:
+                self._kill_group()
+            self._group.end()
         if self._ended is not None:
             self._output.join(OUTPUT_WITHIN_S)  # nobody writes any more; what there is shall be in the log
         return self._ended or (self._keeper.returncode, "lost")
@@ -350,6 +362,7 @@ class _Run:
         """One that hangs, or was stopped, ends nothing. So the node sees to the program, and has its keeper go on."""
         if self.pid and time.monotonic() > min(self._until, self._end_at) + self._hung_s:
             self._kill_group()
+            self._group.kill()
             self._keeper.send_signal(signal.SIGCONT)
 
     def _kill_group(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -13,13 +15,17 @@ from pathlib import Path
 import pytest
 
 from replicator import ops
-from replicator.errors import ConfigError, LogUnavailable, StillRuns
+from replicator.errors import ConfigError, LogUnavailable, ProgramStillRuns, StillRuns
 from replicator.format.ids import Writer
 from replicator.node.node import Node
 from replicator.ops.release import Released
 from replicator.protocol.group import LeaseText
+from replicator.storage import program_lock
 from replicator.storage.directory_lock import DirectoryLock
-from tests.support.kv import PATIENCE_S, Group, eventually, put
+from tests.support.kv import PATIENCE_S, Group, eventually, in_thread, put
+
+#: The module, which the package hides behind its function.
+release = importlib.import_module("replicator.ops.release")
 
 #: It does not run out within a test.
 LEASE_S = 600.0
@@ -88,6 +94,28 @@ def test_a_process_that_lives_on_behind_one_that_died_keeps_its_lease(group: Gro
         assert holder(group) == held
         process.communicate()
     assert ops.release(group.log(), data_dir, by="test").node == "a"
+
+
+def test_it_waits_for_the_program_that_the_node_ran(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    # what kept the program outlives the node, and has not ended it yet
+    _, data_dir = crashed(group)
+    held, lock = holder(group), program_lock.take_program_lock(data_dir)
+    assert lock is not None
+    assert program_lock.take_program_lock(data_dir) is None, "and the next node here starts none beside it"
+    monkeypatch.setattr(release, "PROGRAM_ENDS_WITHIN_S", 0.0)
+    with pytest.raises(ProgramStillRuns, match="not yet the program") as refused:
+        ops.release(group.log(), data_dir, by="test")
+    assert refused.value.exit_code == 3
+    assert holder(group) == held
+    # when it ends within the time
+    waits = threading.Event()
+    monkeypatch.setattr(release, "PROGRAM_ENDS_WITHIN_S", PATIENCE_S)
+    monkeypatch.setattr(program_lock.time, "sleep", lambda _: waits.set())
+    result = in_thread(lambda: ops.release(group.log(), data_dir, by="test"))
+    assert waits.wait(PATIENCE_S)
+    assert holder(group) == held
+    os.close(lock)
+    assert result().node == "a"
 
 
 def test_whoever_comes_late_leaves_the_successor_its_lease(group: Group, tmp_path: Path) -> None:

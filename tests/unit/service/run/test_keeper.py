@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.service.run.keeper import DEFAULT
+from replicator.service.run.keeper import DEFAULT, ControlGroup
 from replicator.service.run.program import KEEPER
 from tests.support.beacon import beacon, signs
 from tests.support.kv import PATIENCE_S, eventually
@@ -33,12 +33,17 @@ class Kept:
         self.socket.settimeout(PATIENCE_S)
         descriptor = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, least)
         until = repr(time.monotonic() + until_s)
-        arguments = [str(os.getpgrp()), str(os.getpid()), str(descriptor), until, repr(grace_s), *shlex.split(command)]
+        lock = os.dup(descriptor)
+        arguments = [str(os.getpid()), str(descriptor), str(lock), until, repr(grace_s), *shlex.split(command)]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(KEEPER), *arguments], pass_fds=[descriptor], stderr=subprocess.DEVNULL
+            [sys.executable, "-I", "-S", str(KEEPER), *arguments],
+            pass_fds=[descriptor, lock],
+            stderr=subprocess.DEVNULL,
         )
+        self.group = ControlGroup(lock)
         theirs.close()
         os.close(descriptor)
+        os.close(lock)
         self._unread = b""
         self.pid = int(self.hears("started")) if begins else 0
 
@@ -73,6 +78,7 @@ def keep() -> Iterator[Keep]:
     for each in kept:
         each.socket.close()
         each.process.wait(PATIENCE_S)
+        each.group.end()  # of a keeper that was killed
 
 
 @pytest.fixture
@@ -108,10 +114,10 @@ def test_who_ignores_that_is_killed_with_all_that_it_started(keep: Keep, path: P
 
 
 def test_when_the_time_is_over_it_ends_though_nobody_says_so(keep: Keep, path: Path) -> None:
-    kept = keep(beacon(path, "rude"), until_s=2.0)
+    kept = keep(beacon(path, "rude"), until_s=5.0)
     eventually(lambda: pids(path))
     assert kept.hears("ended") == "-9 lease"
-    polite = keep(beacon(path), until_s=LONG_S, grace_s=LONG_S - 0.5)
+    polite = keep(beacon(path), until_s=LONG_S, grace_s=LONG_S - 5.0)
     # A machine that is busy may not have it ready for a SIGTERM yet.
     assert polite.hears("ended") in ("0 lease", "-15 lease"), "SIGTERM comes before the end of the time"
 
@@ -196,3 +202,35 @@ def test_when_it_fails_itself_nothing_is_left(keep: Keep, path: Path) -> None:
 @pytest.mark.parametrize(("command", "status"), [("/no/such/program", 127), ("/dev/null", 126)])
 def test_a_program_that_cannot_be_started_ends_as_in_a_shell(keep: Keep, command: str, status: int) -> None:
     assert keep(command).hears("ended") == f"{status} exit"
+
+
+def test_what_a_killed_keeper_left_ends_before_another_one_begins(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as file, subprocess.Popen(["sleep", "1000"]) as left:
+        group = ControlGroup(file.fileno())
+        group.make()
+        needs(bool(group.path) and Path(group.path).is_dir(), "a cgroup v2 that may be written to")
+        (Path(group.path) / "cgroup.procs").write_text(str(left.pid))
+        assert group.members() == [left.pid]
+        again = ControlGroup(file.fileno())
+        again.make()
+        assert left.wait(PATIENCE_S) == -signal.SIGKILL
+        assert again.members() == []
+        again.end()
+        assert not Path(again.path).exists()
+
+
+def test_where_there_are_no_control_groups_nothing_is_done(path: Path) -> None:
+    with path.open("w") as file:
+        group = ControlGroup(file.fileno())
+        group.path = ""
+        group.make()
+        group.join()
+        group.kill()
+        assert group.members() == []
+        group.end()
+        # nor where one could not be made: a file of that name is none of a control group
+        group.path = str(path.parent / "none")
+        group.join()
+        group.kill()
+        assert group.members() == []
+        assert not any(Path(f"{at}/cgroup.kill").exists() for at in ("", path.parent, group.path))
