@@ -18,7 +18,7 @@ import pytest
 
 from replicator import ConfigError, StateChanged, StateError
 from replicator.state.directory import DirectoryState, contents, cut, databases, state
-from replicator.state.file_stamps import FINE_TICK_S
+from replicator.state.file_stamps import FINE_TICK_S, Stamp
 from tests.support.kv import PATIENCE_S, Group, eventually
 
 
@@ -138,10 +138,10 @@ def test_what_is_equal_is_not_touched(ours: Path, theirs: Path) -> None:
     one, two = DirectoryState(ours), DirectoryState(theirs)
     put(ours, a="1", b="2", c="2")
     two.restore(one.snapshot())
-    before = {name: (theirs / name).stat() for name in "abc"}
+    before = {name: Stamp.of((theirs / name).stat()) for name in "abc"}
     put(ours, a="new")
     two.restore(one.snapshot())
-    now = {name: (theirs / name).stat() for name in "abc"}
+    now = {name: Stamp.of((theirs / name).stat()) for name in "abc"}
     assert [name for name in "abc" if now[name] != before[name]] == ["a"]
 
 
@@ -160,6 +160,22 @@ def test_a_content_is_there_once_and_only_what_changed_is_read(ours: Path, monke
     put(ours, b="new")
     [*one.snapshot()]
     assert len(read) == 1
+
+
+def test_a_digest_counts_once_another_write_would_show(ours: Path) -> None:
+    put(ours, a="1")
+    about = (ours / "a").stat()
+    for is_settled, known in ((True, "digest"), (False, None), (True, "digest")):
+        index = contents.Index()
+        index.note("a", contents.Read(Stamp.of(about), "digest", 1, is_settled))
+        assert index.get("a", about) == known
+    index.note("a", contents.Read(Stamp.of(about), "newer", 1, False))
+    assert index.get("a", about) is None
+    now = time.time_ns()
+    assert not contents.is_old(Stamp(1, 1, 1, 0, now | 1))
+    assert contents.is_old(Stamp(1, 1, 1, 0, now - 60 * 10**9 | 1))
+    # of a clock with ticks of a second
+    assert not contents.is_old(Stamp(1, 1, 1, 0, now // 10**9 * 10**9 - 10**9))
 
 
 def test_seen_is_another_one_after_whatever_was_done(ours: Path) -> None:
