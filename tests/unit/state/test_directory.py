@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
@@ -17,7 +18,7 @@ import pytest
 
 from replicator import ConfigError, StateChanged, StateError
 from replicator.state.directory import DirectoryState, contents, cut, databases, state
-from replicator.state.file_stamps import FINE_TICK_S
+from replicator.state.file_stamps import FINE_TICK_S, Stamp
 from tests.support.kv import PATIENCE_S, Group, eventually
 
 
@@ -137,10 +138,10 @@ def test_what_is_equal_is_not_touched(ours: Path, theirs: Path) -> None:
     one, two = DirectoryState(ours), DirectoryState(theirs)
     put(ours, a="1", b="2", c="2")
     two.restore(one.snapshot())
-    before = {name: (theirs / name).stat() for name in "abc"}
+    before = {name: Stamp.of((theirs / name).stat()) for name in "abc"}
     put(ours, a="new")
     two.restore(one.snapshot())
-    now = {name: (theirs / name).stat() for name in "abc"}
+    now = {name: Stamp.of((theirs / name).stat()) for name in "abc"}
     assert [name for name in "abc" if now[name] != before[name]] == ["a"]
 
 
@@ -159,6 +160,22 @@ def test_a_content_is_there_once_and_only_what_changed_is_read(ours: Path, monke
     put(ours, b="new")
     [*one.snapshot()]
     assert len(read) == 1
+
+
+def test_a_digest_counts_once_another_write_would_show(ours: Path) -> None:
+    put(ours, a="1")
+    about = (ours / "a").stat()
+    for is_settled, known in ((True, "digest"), (False, None), (True, "digest")):
+        index = contents.Index()
+        index.note("a", contents.Read(Stamp.of(about), "digest", 1, is_settled))
+        assert index.get("a", about) == known
+    index.note("a", contents.Read(Stamp.of(about), "newer", 1, False))
+    assert index.get("a", about) is None
+    now = time.time_ns()
+    assert not contents.is_old(Stamp(1, 1, 1, 0, now | 1))
+    assert contents.is_old(Stamp(1, 1, 1, 0, now - 60 * 10**9 | 1))
+    # of a clock with ticks of a second
+    assert not contents.is_old(Stamp(1, 1, 1, 0, now // 10**9 * 10**9 - 10**9))
 
 
 def test_seen_is_another_one_after_whatever_was_done(ours: Path) -> None:
@@ -346,9 +363,11 @@ def test_one_that_was_killed_halfway_is_no_whole_cut(ours: Path, theirs: Path, m
 
 def test_nothing_is_written_through_a_link_that_somebody_put_there(ours: Path, theirs: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    put(elsewhere, f="not ours", x="not ours")
-    with closing(sqlite3.connect(ours / "x.db")) as db:
-        db.execute("CREATE TABLE t (n)")
+    put(elsewhere, f="not ours")
+    for path, value in ((ours / "x.db", 1), (elsewhere / "x", 99)):
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("CREATE TABLE t (n)")
+            db.execute("INSERT INTO t VALUES (?)", (value,))
     put(ours, d__f="1", g="2")
     theirs.mkdir()
     for name in ("d", ".replicator"):
@@ -361,9 +380,18 @@ def test_nothing_is_written_through_a_link_that_somebody_put_there(ours: Path, t
         two.restore(DirectoryState(ours, **options).snapshot())
     (theirs / ".replicator").unlink()
     two.restore(DirectoryState(ours, **options).snapshot())
-    assert inside(elsewhere) == {"f": (0o644, b"not ours"), "x": (0o644, b"not ours")}
-    assert (theirs / "d/f").read_text() == "1"
-    assert not (theirs / "x.db").is_symlink()
+    assert ((elsewhere / "f").read_text(), rows(elsewhere / "x")) == ("not ours", [99])
+    assert ((theirs / "d/f").read_text(), rows(theirs / "x.db")) == ("1", [1])
+    assert sorted(os.listdir(elsewhere)) == ["f", "x"]
+    # nor is one followed that is put there later, on the way to a file or as that
+    (theirs / "d/f").unlink()
+    (theirs / "d/f").symlink_to(elsewhere / "f")
+    (theirs / "way").symlink_to(elsewhere)
+    tree = state.Tree(theirs)
+    with tree.root() as root:
+        for path in ("d/f", "way/f", "way"):
+            with pytest.raises(OSError, match=path.rpartition("/")[2] if path == "d/f" else "way"):
+                tree.open(root, path)
 
 
 # --- one moment ---
@@ -393,6 +421,44 @@ def test_files_that_belong_together_are_cut_together(ours: Path, monkeypatch: py
     finally:
         over.set()
         writer.join()
+
+
+def names(pieces: Iterator[bytes]) -> set[str]:
+    """The files of a snapshot."""
+    return {Path(json.loads(line)[1]).name for line in b"".join(pieces).split(b"\n") if line.startswith(b'["f"')}
+
+
+def test_what_is_written_between_one_look_and_the_other_is_there_whole(
+    ours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(ours, d__a="1", e__a="1")
+    look, seen = state.Tree._look, []
+
+    def written(self: Any, root: int, above: str, *args: Any) -> Any:
+        found = look(self, root, above, *args)
+        if above and not seen:  # one of the two was looked at, and the other one will be
+            seen.append(above)
+            put(ours, **{f"{above}__first": "1", f"{'d' if above == 'e' else 'e'}__second": "1"})
+        return found
+
+    monkeypatch.setattr(state.Tree, "_look", written)
+    assert names(DirectoryState(ours, still_s=0).snapshot()) == {"a", "first", "second"}
+
+
+def test_who_has_just_written_may_write_what_belongs_to_it(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(ours, first="1")
+    sleep, slept = time.sleep, []
+
+    def written(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:
+            put(ours, second="1")
+        sleep(seconds)
+
+    monkeypatch.setattr(cut.time, "sleep", written)
+    one = DirectoryState(ours, still_s=0.5)
+    assert names(one.snapshot()) == {"first", "second"}
+    assert slept
 
 
 def test_what_changes_while_the_cut_is_drawn_does_not_show_or_breaks_it_off(
