@@ -79,7 +79,7 @@ class WebSocketProxy:
             headers, body = answered(given, by_program=True), bytes(response.body or b"")
             await _deny(scope, send, response.status_code, headers, body)
             return
-        except (Refusal, WebSocketException, OSError) as error:
+        except (Refusal, WebSocketException, OSError, ValueError) as error:
             await _refuse(scope, send, error)
             return
         async with there:
