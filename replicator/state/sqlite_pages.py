@@ -144,7 +144,7 @@ class SQLitePages(SQLiteState):
             self._left = None
             logger.warning(
                 "database.lags",
-                "%s was written by something else: it is what is published once this node leads",
+                "%s was written by something else: it has to be restored as a whole",
                 self.path,
             )
             return False
