@@ -61,6 +61,7 @@ def _state(asked: Asked, data_dir: Path) -> StateBeside | None:
     if asked.exclude or asked.with_sqlite or asked.on_quiesce:
         problem = "--exclude, --with-sqlite and --on-quiesce are for a directory: --dir says which"
         raise ConfigError(setting="dir", problem=problem)
+    _check_sqlite(asked)
     if asked.file is not None:
         return FileState(asked.file, mode=asked.file_mode)
     if asked.sqlite is None:
@@ -68,6 +69,13 @@ def _state(asked: Asked, data_dir: Path) -> StateBeside | None:
     if asked.sqlite_by == "pages":
         return SQLitePages(asked.sqlite, mode=asked.file_mode, live=asked.sqlite_live)
     return SQLiteState(asked.sqlite, mode=asked.file_mode)
+
+
+def _check_sqlite(asked: Asked) -> None:
+    if asked.sqlite_live and asked.sqlite_by != "pages":
+        raise ConfigError(setting="sqlite-live", problem="goes with --sqlite-by pages")
+    if asked.sqlite_by == "pages" and asked.sqlite is None:
+        raise ConfigError(setting="sqlite-by", problem="says how --sqlite replicates a database, and none was given")
 
 
 def _directory(asked: Asked, path: Path, data_dir: Path) -> DirectoryState:
