@@ -173,6 +173,7 @@ class GroupReader:
             tended.troubled = pause_s > 0
             # If a read waits, another thread reads, and without this node.
             tended.together = not (full or tended.troubled or self._waits)
+            self._joined.notify_all()  # who found nobody to read, because all that there are took something in
         if not tended.together:
             self._put_aside(tended, pause_s)
 

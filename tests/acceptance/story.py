@@ -41,7 +41,7 @@ from tests.support import plain_http
 #: Of a request whose body is JSON.
 JSON = {"Content-Type": "application/json"}
 
-STEP_TIMEOUT_S = 120.0
+STEP_TIMEOUT_S = 300.0
 
 
 class StepFailed(Exception):

@@ -24,7 +24,7 @@ from tests.support.prometheus import Prometheus
 from tests.support.servers import redis_of_the_image
 
 #: A failover of Redis takes 5 s until it is noticed, on an idle machine; one of the nodes, a lease of 5 s.
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 PASSWORD = "0123456789abcdef"
 

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = "".join((ROOT / "docs" / name).read_text() for name in ("deploy.md", "supervisord.md"))
 
 #: A failover takes a lease of 5 s, on an idle machine.
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 #: With all that a URL, and a file of supervisord, would make something else of.
 PASSWORD = "p%40ss /;w#rd"

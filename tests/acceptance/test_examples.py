@@ -21,7 +21,7 @@ from tests.support.kv import eventually
 ROOT = Path(__file__).parents[2]
 
 #: A failover takes a lease of 5 s, on an idle machine.
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 class Example:

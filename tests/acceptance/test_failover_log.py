@@ -18,7 +18,7 @@ from tests.support.kv import eventually
 #: A screen.
 LINES_MAX = 24
 
-WAIT_S = 90.0
+WAIT_S = 300.0
 
 pytestmark = pytest.mark.slow
 

@@ -315,7 +315,7 @@ def test_a_state_that_differs(begin: Begin) -> None:
         it.settle()
         it.spoil("b")
         it.run("replicator verify")
-        eventually(lambda: it.forks("b") == 1, "it is rebuilt by itself, the first time", patience_s=60)
+        eventually(lambda: it.forks("b") == 1, "it is rebuilt by itself, the first time", patience_s=180)
         it.settle()
         it.spoil("b")
         it.does("replicator verify")

@@ -20,7 +20,7 @@ from tests.support.name_server import name_server
 from tests.support.needs import needs
 from tests.support.servers import redis_of_the_image
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 NODES = ("registry-0", "registry-1", "registry-2")
 

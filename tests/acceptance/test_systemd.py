@@ -19,7 +19,7 @@ from tests.support.needs import needs
 from tests.support.servers import redis_of_the_image
 from tests.support.units import container_of
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 #: Nobody waits for that: whoever leads after a node died was given the lease.
 LEASE_S = 3600

@@ -23,7 +23,7 @@ from replicator.sandbox.free_ports import free_port
 PAGE = (Path(__file__).parents[2] / "docs/tutorial.md").read_text()
 
 #: For each command; a failover takes a lease of 5 s.
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 #: What brings the package, which is here already.
 INSTALLS = ("python3 -m venv ", "pip install ")

@@ -117,7 +117,7 @@ def test_a_failover_of_users_that_can_do_no_more_than_their_roles(
 
     def start(name: str, role: str, **options: Any) -> Node:
         node: Node = Node(
-            KV(), group="g", name=name, redis=users.url(role), data_dir=tmp_path / name, lease_s=2.0, **options
+            KV(), group="g", name=name, redis=users.url(role), data_dir=tmp_path / name, lease_s=4.0, **options
         )
         return stack.enter_context(node)
 
@@ -322,7 +322,7 @@ def test_a_node_leads_once_it_is_given_the_right(
     monkeypatch.setattr(rights, "AGAIN_S_MAX", 0.1)
     users.add("standby", "operator")
     a: Node = stack.enter_context(
-        Node(KV(), group="g", name="a", redis=users.url("standby"), data_dir=tmp_path / "a", lease_s=2.0)
+        Node(KV(), group="g", name="a", redis=users.url("standby"), data_dir=tmp_path / "a", lease_s=4.0)
     )
     with closing(RedisLog(users.url("operator"), "g")) as log:
         eventually(lambda: "a" in log.look().heartbeats)
@@ -357,7 +357,7 @@ def test_jobs_are_asked_for_and_done_by_their_own_user(users: Users, tmp_path: P
     users.add("node", "jobs")
     a, b = (
         stack.enter_context(
-            Node(KV(), group="g", name=name, redis=users.url("node"), data_dir=tmp_path / name, lease_s=2.0)
+            Node(KV(), group="g", name=name, redis=users.url("node"), data_dir=tmp_path / name, lease_s=4.0)
         )
         for name in "ab"
     )

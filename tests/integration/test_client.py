@@ -38,7 +38,7 @@ class Group:
 
     def start(self, name: str) -> None:
         env = {
-            **os.environ, "REPLICATOR_REDIS": self.url, "REPLICATOR_GROUP": "g", "REPLICATOR_LEASE_S": "1",
+            **os.environ, "REPLICATOR_REDIS": self.url, "REPLICATOR_GROUP": "g", "REPLICATOR_LEASE_S": "3",
             "REPLICATOR_AUTO_PROMOTE": "1", "REPLICATOR_HTTP": "127.0.0.1:0",
             "REPLICATOR_DATA_DIR": str(self._directory / name),
         }  # fmt: skip

@@ -20,7 +20,7 @@ from tests.support.fake_clock import LIBRARIES, environment, set_clock
 from tests.support.kv import KV, PATIENCE_S, after_beats, eventually, in_step, push, pushed
 from tests.support.needs import needs
 
-LEASE_S = 1.0
+LEASE_S = 3.0
 
 HOUR_S = 3600
 

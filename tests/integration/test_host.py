@@ -35,6 +35,9 @@ from tests.support.kv import KV, PATIENCE_S, document, eventually, in_step, push
 
 GROUPS = [f"g{number}" for number in range(25)]
 
+#: A lease that only a hang costs, and no busy machine.
+LONG_LEASE_S = 6.0
+
 
 @pytest.fixture
 def redis(redis_factory: RedisFactory) -> RedisServer:
@@ -263,6 +266,25 @@ def test_a_new_node_is_read_at_once(redis: RedisServer, tmp_path: Path, monkeypa
         assert client.keys("*alarm*") == []
 
 
+def test_the_only_node_of_a_host_is_read_again_at_once_when_it_has_taken_in_what_came(
+    redis: RedisServer, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with patient(redis, monkeypatch) as other:
+        a = host.node(KV(), group="g0", name="a", data_dir=tmp_path / "a")
+        a.promote(timeout_s=PATIENCE_S)
+        b = other.node(KV(), group="g0", name="b", data_dir=tmp_path / "b")
+        in_step(a, b)
+        # given one that takes its time for it
+        go = threading.Event()
+        b._setup.state.in_apply = lambda _: go.wait(PATIENCE_S)  # type: ignore[union-attr]
+        a.submit(push("x"))
+        # when another thread has found nobody to read meanwhile
+        eventually(lambda: other._reader._joined._waiters, "a thread that waits")  # type: ignore[attr-defined]
+        go.set()
+        # then it does not wait on
+        eventually(lambda: other._reader._waits, "a read that waits")
+
+
 def test_a_host_without_the_right_to_its_alarm_reads_all_the_same(redis: RedisServer, tmp_path: Path) -> None:
     with client_for(redis.url) as client:
         client.execute_command(
@@ -283,12 +305,12 @@ def test_a_host_without_the_right_to_its_alarm_reads_all_the_same(redis: RedisSe
 def test_disks_that_hang_keep_no_other_node_from_its_lease(
     other: Host, held: Callable[..., Any], tmp_path: Path
 ) -> None:
-    nodes = led(nodes_of(other, "a", tmp_path, lease_s=2.0))
+    nodes = led(nodes_of(other, "a", tmp_path, lease_s=LONG_LEASE_S))
     # given more disks that hang than there are keepers
     for group in GROUPS[:5]:
         nodes[group]._running.replica.flush = held  # type: ignore[method-assign]
     # when several leases have passed
-    until = time.monotonic() + 5.0
+    until = time.monotonic() + 2 * LONG_LEASE_S
     while time.monotonic() < until:
         # then all others have theirs, all the time
         assert [group for group in GROUPS[5:] if nodes[group].lease_ms is None] == []

@@ -38,7 +38,7 @@ def test_a_worker_without_its_settings_ends_and_names_the_one_it_lacks(missing: 
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2
@@ -127,7 +127,7 @@ def test_a_worker_with_a_log_level_that_is_none_ends_and_says_so(any_redis: Redi
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2

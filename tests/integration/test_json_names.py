@@ -153,7 +153,7 @@ def _of_a_skip(world: RedisWorld, directory: Path) -> Given:
         return _run("--redis", world.server.url, "--group", "s", *args, "--output", "json")
 
     url = world.server.url
-    with Node(_Failing(), group="s", name="a", redis=url, data_dir=directory / "a", lease_s=1.0) as a:
+    with Node(_Failing(), group="s", name="a", redis=url, data_dir=directory / "a", lease_s=3.0) as a:
         a.promote()
         with pytest.raises(Stalled):
             a.submit(put("k", 1))

@@ -88,7 +88,7 @@ class Stack:
         command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.home / "s.conf")]
         with (self.home / "out.log").open("wb") as out:
             self._process = subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
-        eventually(self._states_are_running, "the programs run", patience_s=60)
+        eventually(self._states_are_running, "the programs run", patience_s=180)
 
     def _states_are_running(self) -> bool:
         try:
@@ -144,7 +144,7 @@ def test_another_node_leads_at_once_when_a_leader_is_killed(stack: Stack) -> Non
     stack.start()
     stack.lead_with_a()
     os.kill(stack.pid("a"), signal.SIGKILL)
-    eventually(lambda: stack.leads("b"), "b leads", patience_s=60)
+    eventually(lambda: stack.leads("b"), "b leads", patience_s=180)
     eventually(lambda: "the lease of a, which has ended, is given back" in stack.said(), "it said so")
 
 
@@ -155,7 +155,7 @@ def test_a_wrapper_that_dies_gives_back_nothing_of_the_node_behind_it(stack: Sta
     try:
         os.kill(stack.pid("a"), signal.SIGKILL)
         eventually(
-            lambda: "so its lease is not given back" in stack.said(), "it saw that the node lives", patience_s=60
+            lambda: "so its lease is not given back" in stack.said(), "it saw that the node lives", patience_s=180
         )
         assert stack.holder() == "a"
         assert stack.leads("a")
@@ -170,7 +170,7 @@ def test_while_something_is_left_of_a_dead_node_its_lease_stays(stack: Stack) ->
     stack.lead_with_a()
     try:
         os.kill(stack.pid("a"), signal.SIGKILL)
-        eventually(lambda: "processes that it started live on" in stack.said(), "it saw the child", patience_s=60)
+        eventually(lambda: "processes that it started live on" in stack.said(), "it saw the child", patience_s=180)
         assert stack.holder() == "a"
     finally:
         os.kill(int((stack.home / "child.pid").read_text()), signal.SIGKILL)
@@ -183,10 +183,10 @@ def test_a_listener_that_is_late_does_not_take_the_lease_from_the_successor(stac
     listener = stack.pid("leases")
     os.kill(listener, signal.SIGSTOP)
     os.kill(stack.pid("a"), signal.SIGKILL)
-    eventually(lambda: stack.log.look().term > before and stack.leads("a"), "a leads again", patience_s=60)
+    eventually(lambda: stack.log.look().term > before and stack.leads("a"), "a leads again", patience_s=180)
     term = stack.log.look().term
     os.kill(listener, signal.SIGCONT)
-    eventually(lambda: "so its lease is not given back" in stack.said(), "it looked", patience_s=60)
+    eventually(lambda: "so its lease is not given back" in stack.said(), "it looked", patience_s=180)
     time.sleep(0.2)
     assert (stack.holder(), stack.log.look().term) == ("a", term)
 
@@ -195,7 +195,7 @@ def test_a_node_in_a_wrapper_of_ours_gives_its_lease_back_without_a_supervisor(s
     stack.start()
     stack.lead_with_a()
     stack.control.call("stopProcess", "a")
-    eventually(lambda: stack.leads("b"), "b leads", patience_s=60)
+    eventually(lambda: stack.leads("b"), "b leads", patience_s=180)
     # given: the same node, run by `replicator release -- ...`
     home, environment = stack.home, stack._environment
     command = [
@@ -212,14 +212,14 @@ def test_a_node_in_a_wrapper_of_ours_gives_its_lease_back_without_a_supervisor(s
             [*command, *node, "--lease-s", str(LEASE_S), "--auto-promote"], env=environment, stdout=out, stderr=out
         )
     try:
-        eventually(lambda: stack.log.look().heartbeats["a"].alive, "a is back", patience_s=60)
+        eventually(lambda: stack.log.look().heartbeats["a"].alive, "a is back", patience_s=180)
         ops.promote(stack.log, "a", by="test", timeout_s=PATIENCE_S, force=True, lease_ms=LEASE_S * 1000)
         eventually(lambda: stack.holder() == "a", "a leads")
         (child,) = [int(pid) for pid in Path(f"/proc/{wrapper.pid}/task/{wrapper.pid}/children").read_text().split()]
         # when
         os.kill(child, signal.SIGKILL)
         # then
-        eventually(lambda: stack.leads("b"), "b leads", patience_s=60)
+        eventually(lambda: stack.leads("b"), "b leads", patience_s=180)
         assert wrapper.wait(60) == 128 + signal.SIGKILL
     finally:
         wrapper.terminate()  # which it passes on: killed, it would leave the node behind

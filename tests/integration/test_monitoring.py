@@ -224,7 +224,7 @@ def test_a_scrape_is_answered_while_redis_hangs(redis_factory: Any, tmp_path: Pa
     nodes = Nodes(server, tmp_path)
     try:
         nodes.start("a")
-        eventually(lambda: nodes.scraped("a").get("replicator_up") == 1, patience_s=60)
+        eventually(lambda: nodes.scraped("a").get("replicator_up") == 1, patience_s=180)
         ops.promote(nodes.log, "a", by="test", timeout_s=PATIENCE_S)
         eventually(lambda: nodes.scraped("a")["replicator_may_write"] == 1)
         server.pause()
@@ -249,34 +249,34 @@ def test_a_prometheus_sees_a_failover_and_its_alerts_fire_and_clear(nodes: Nodes
     rules.write_text(quick(files.rules()))
     for name in "abc":
         nodes.start(name)
-    eventually(lambda: len(ops.status(nodes.log).nodes) == 3, patience_s=60)
+    eventually(lambda: len(ops.status(nodes.log).nodes) == 3, patience_s=180)
     ops.promote(nodes.log, "a", by="test", timeout_s=PATIENCE_S)
     targets = [f"127.0.0.1:{port}" for port in nodes.ports.values()]
     with running(tmp_path / "prometheus", targets, rules) as prometheus:
         # given a group that is well, and rules that were loaded
-        eventually(lambda: prometheus.value("replicator_may_write") == {"a": 1, "b": 0, "c": 0}, patience_s=60)
+        eventually(lambda: prometheus.value("replicator_may_write") == {"a": 1, "b": 0, "c": 0}, patience_s=180)
         loaded = [rule for each in prometheus.ask("rules")["groups"] for rule in each["rules"]]
         assert {rule["name"] for rule in loaded} == set(alerts())
-        eventually(lambda: not prometheus.firing, "no alert", patience_s=60)
+        eventually(lambda: not prometheus.firing, "no alert", patience_s=180)
         assert all(rule["health"] in ("ok", "unknown") for rule in prometheus.ask("rules")["groups"][0]["rules"])
         # when its primary dies, and failover is not automatic
         nodes.processes["a"].send_signal(signal.SIGKILL)
         expected = {"ReplicatorNoWriter", "ReplicatorNoAutomaticFailover", "ReplicatorNodeMissing"}
-        eventually(lambda: expected <= prometheus.firing, "the alerts", patience_s=60)
+        eventually(lambda: expected <= prometheus.firing, "the alerts", patience_s=180)
         # then the first row of the dashboard says so in words
-        eventually(lambda: set(prometheus.value(first_row()["Nodes that may write"][0]).values()) == {0}, patience_s=60)
+        eventually(lambda: set(prometheus.value(first_row()["Nodes that may write"][0]).values()) == {0}, patience_s=180)
         told = prometheus.ask("query", query=first_row()["Alerts"][0])["result"]
         assert expected <= {each["metric"]["alertname"] for each in told}
         assert prometheus.value(first_row()["May write"][0]) == {}
         # and it is told until somebody is promoted
         ops.promote(nodes.log, "b", by="test", timeout_s=PATIENCE_S)
-        eventually(lambda: prometheus.value("replicator_may_write") == {"b": 1, "c": 0}, patience_s=60)
+        eventually(lambda: prometheus.value("replicator_may_write") == {"b": 1, "c": 0}, patience_s=180)
         eventually(
-            lambda: not prometheus.firing & {"ReplicatorNoWriter", "ReplicatorNoAutomaticFailover"}, patience_s=60
+            lambda: not prometheus.firing & {"ReplicatorNoWriter", "ReplicatorNoAutomaticFailover"}, patience_s=180
         )
         nodes.start("a", "--on-restart", "standby")
-        eventually(lambda: "ReplicatorNodeMissing" not in prometheus.firing, patience_s=60)
-        eventually(lambda: prometheus.value("replicator_could_take_over") == {"a": 1, "b": 0, "c": 1}, patience_s=60)
+        eventually(lambda: "ReplicatorNodeMissing" not in prometheus.firing, patience_s=180)
+        eventually(lambda: prometheus.value("replicator_could_take_over") == {"a": 1, "b": 0, "c": 1}, patience_s=180)
         _shows(prometheus)
 
 

@@ -24,7 +24,7 @@ from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
 
-LEASE_S = 1.0
+LEASE_S = 2.0
 
 
 class Nodes:

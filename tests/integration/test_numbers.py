@@ -21,7 +21,7 @@ GROUP = "numbers"
 @pytest.fixture
 def nodes(any_redis: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
     nodes = [
-        Node(KV(), group=GROUP, name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=1, auto_promote=True)
+        Node(KV(), group=GROUP, name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=3, auto_promote=True)
         for name in "ab"
     ]
     for node in nodes:

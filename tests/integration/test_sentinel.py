@@ -118,7 +118,7 @@ def test_nodes_go_on_after_a_failover_and_lose_nothing_that_the_new_master_has(
     nodes = []
     for name in "ab":
         log = RedisLog(topology.url, GROUP, timeout_s=1)
-        nodes.append(Node(KV(), group=GROUP, name=name, log=log, data_dir=tmp_path / name, lease_s=1))
+        nodes.append(Node(KV(), group=GROUP, name=name, log=log, data_dir=tmp_path / name, lease_s=3))
         nodes[-1].start()
     try:
         a, b = nodes

@@ -269,6 +269,6 @@ def test_without_the_extra_it_says_what_to_install(any_redis: RedisServer, tmp_p
         "from replicator.cli import main\n"
         f"main(['--redis', {any_redis.url!r}, 'node', '--name', 'a', '--data-dir', {str(tmp_path / 'a')!r}])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert 'pip install "replicator[web]"' in done.stderr

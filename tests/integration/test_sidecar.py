@@ -44,7 +44,7 @@ class Processes:
     def start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         command = [
             sys.executable, "-m", "replicator.workers.node", "--name", name, "--data-dir", str(self._directory / name),
-            "--lease-s", "1", "--publish-every-s", "0.05", *options,
+            "--lease-s", "3", "--publish-every-s", "0.05", *options,
         ]  # fmt: skip
         environment = {key: value for key, value in os.environ.items() if not key.startswith("REPLICATOR_")}
         environment |= {"REPLICATOR_REDIS": self._url, "REPLICATOR_GROUP": "g"}
@@ -356,6 +356,6 @@ def test_a_file_and_a_database_are_refused_together(any_redis: RedisServer, tmp_
     command = [sys.executable, "-m", "replicator.workers.node", "--name", "a", "--data-dir", str(tmp_path / "a")]
     command += ["--file", str(tmp_path / "f"), "--sqlite", str(tmp_path / "s")]
     environment = os.environ | {"REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert "one of them alone" in done.stderr

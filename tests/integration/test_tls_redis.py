@@ -23,7 +23,7 @@ from replicator.protocol.group import Code
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.support.certificates import Authority
-from tests.support.kv import KV, eventually, in_step, submitted
+from tests.support.kv import KV, PATIENCE_S, eventually, in_step, submitted
 from tests.support.kv import push as change
 from tests.support.needs import needs
 from tests.support.tls_redis import PACKAGE, tls_server
@@ -123,7 +123,7 @@ def test_two_nodes_replicate_over_tls(url: Url, tmp_path: Path) -> None:
     with ExitStack() as stack:
         a, b = (
             stack.enter_context(
-                Node(KV(), group="g", name=name, redis=url("localhost"), data_dir=tmp_path / name, lease_s=2.0)
+                Node(KV(), group="g", name=name, redis=url("localhost"), data_dir=tmp_path / name, lease_s=4.0)
             )
             for name in "ab"
         )
@@ -258,7 +258,7 @@ def test_sentinels_have_tls_and_a_password_of_their_own(binary: ServerBinary, fi
         sentinel = stack.enter_context(closing(SentinelWithTLS(tmp_path, binary, files, master.tls_port)))
         ca = f"ssl_ca_certs={files}/authority.pem&password_file={files}/redis.password"
         place = f"rediss+sentinel://127.0.0.1:{sentinel.port}/main/0?{ca}"
-        log = stack.enter_context(closing(RedisLog(f"{place}&{sentinel.login}", "g", timeout_s=2)))
+        log = stack.enter_context(closing(RedisLog(f"{place}&{sentinel.login}", "g", timeout_s=PATIENCE_S)))
         eventually(lambda: _refusal(log) == "")
         assert "its password goes into the URL as ?sentinel_password=" in problem(place)
         assert "?ssl_ca_certs=FILE" in problem(place.replace("authority.pem", "other-authority.pem"))

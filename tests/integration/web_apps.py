@@ -26,7 +26,7 @@ def _node() -> Node[KV]:
         redis=os.environ["APP_REDIS"],
         data_dir=os.environ["APP_DIR"],
         http=os.environ["APP_HTTP"],
-        lease_s=2.0,
+        lease_s=5.0,
         auto_promote=True,
     )
 

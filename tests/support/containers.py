@@ -38,7 +38,7 @@ NETWORK = "10.78.0"
 CLONE_NEWNET = 0x40000000
 
 #: Patience for what takes milliseconds on an idle machine.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 #: Process 1: it passes SIGTERM on, takes in orphans, and ends with its child.
 INIT = """

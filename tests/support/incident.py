@@ -53,7 +53,7 @@ LEASE_S = 3.0
 REDIS = "redis://redis.internal:6379/0"
 
 #: How long a process takes to start on a machine that is busy.
-STARTS_S = 60.0
+STARTS_S = 180.0
 
 PROGRAM = "from replicator.cli import main; main()"
 

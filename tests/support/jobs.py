@@ -24,7 +24,7 @@ from replicator.log.redis_log import client_for
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.kv import KV, PATIENCE_S, eventually, in_step, push
 
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 def start_worker(url: str, log: Path, *program: str, **environment: str) -> subprocess.Popen[bytes]:

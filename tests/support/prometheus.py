@@ -90,7 +90,7 @@ def running(directory: Path, targets: Sequence[str], rules: Path) -> Iterator[Pr
                 return answer.status == 200
             return False
 
-        eventually(is_ready, "a Prometheus that answers", patience_s=60)
+        eventually(is_ready, "a Prometheus that answers", patience_s=180)
         yield prometheus
     finally:
         process.terminate()

@@ -523,8 +523,9 @@ def test_published_to_applied(setting: Setting) -> None:
     figures = report.figures
     assert figures["parts"] == 1
     assert 0 < figures["wire bytes"] < figures["document bytes"]
-    assert figures["primary: publish, all of it ms"] < figures[f"{snapshot.PUBLISHED} ms"]
-    assert min(figures[f"{name} ms"] for name in ("primary: draw", "standby: decode", "standby: restore")) > 0
+    # which of them ends first is the machine's doing: the standby may have the state before the primary is told
+    phases = "primary: publish, all of it", snapshot.PUBLISHED, "primary: draw", "standby: decode", "standby: restore"
+    assert min(figures[f"{name} ms"] for name in phases) > 0
     assert "300 nodes" in report.notes[0]
 
 

@@ -25,7 +25,7 @@ from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventu
 from tests.support.worlds import promote
 
 #: Nothing is to be waited for that long.
-LONG_S = 60.0
+LONG_S = 3 * PATIENCE_S
 
 
 class TestLevel:

@@ -482,7 +482,7 @@ def test_a_request_that_waits_does_not_hold_up_the_end_of_the_server(node: NodeI
 
     def patient() -> None:
         with contextlib.suppress(httpx.HTTPError):
-            plain_http.get(f"{server.url}/v1/nodes", headers={"Replicator-Wait": "9-9999"}, timeout=60)
+            plain_http.get(f"{server.url}/v1/nodes", headers={"Replicator-Wait": "9-9999"}, timeout=300)
 
     reader = threading.Thread(target=patient, daemon=True)
     reader.start()

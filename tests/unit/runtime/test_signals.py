@@ -36,7 +36,7 @@ def started(before: Callable[[], object] = lambda: None) -> subprocess.Popen[str
 def test_each_of_them_ends_it_in_order(number: signal.Signals) -> None:
     process = started()
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert (process.returncode, out) == (0, f"{int(number)}\n")
 
 
@@ -45,7 +45,7 @@ def test_what_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> 
     process = started(lambda: signal.signal(number, signal.SIG_IGN))
     process.send_signal(number)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert (process.returncode, out) == (0, f"{int(signal.SIGTERM)}\n")
 
 
@@ -53,5 +53,5 @@ def test_what_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> 
 def test_what_means_this_very_process_is_heeded_all_the_same(number: signal.Signals) -> None:
     process = started(lambda: signal.signal(number, signal.SIG_IGN))
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert (process.returncode, out) == (0, f"{int(number)}\n")

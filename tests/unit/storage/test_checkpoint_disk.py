@@ -65,7 +65,7 @@ with Checkpoint(Path(sys.argv[1]), "g", node="a") as stored:
 """
     # when its WAL has reached that
     done = subprocess.run(
-        [sys.executable, "-c", text, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", text, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
     )
     term, _, problem = done.stdout.partition(" ")
     # then the save is refused, and the one before it is there

@@ -140,7 +140,7 @@ def test_a_pipe_or_a_device_is_no_file(tmp_path: Path, make: Callable[[Path], No
         made(path)
     make(tmp_path / f"x.sqlite{suffix}")
     # In a process of its own: who opens a pipe may wait for ever.
-    done = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, timeout=300, check=True)
     told = done.stdout.decode().splitlines()
     assert told == ["it is not a file, but a pipe, a socket or a device"] * (1 if suffix else 2)
 
