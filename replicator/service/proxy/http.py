@@ -310,6 +310,10 @@ async def _streamed(answer: Answer, send: Send) -> None:
 
 
 async def _refuse(send: Send, error: Exception) -> None:
+    if not isinstance(error, Refusal):
+        # A bug, or nearly one. Whatever it says of itself, nobody knows what became of the request: 500.
+        bug = RuntimeError(repr(error))
+        bug.__cause__, error = error, bug
     failure = failure_of(error, ALL_ANSWERS)
     assert failure is not None  # all of them have an answer
     answer = answer_of(failure, problem)

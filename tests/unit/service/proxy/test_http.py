@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from replicator.errors import PositionLost
+from replicator.errors import NotPrimary, PositionLost
 from replicator.service.proxy import http
 from replicator.service.sidecar import Publication
 from tests.support.kv import PATIENCE_S, eventually, in_thread
@@ -98,6 +98,16 @@ def test_a_write_whose_publication_is_not_known_is_not_answered_by_the_program(s
 
     site.target.does = loses_the_lease
     assert ask(url, "POST").json()["error"] == "outcome_unknown"
+
+
+def test_an_error_after_a_write_never_says_that_nothing_was_written(site: Site) -> None:
+    def publish() -> Publication:
+        raise NotPrimary(node="a")
+
+    site.node.publish = publish
+    answer = ask(site.proxy(), "POST")
+    assert (answer.status_code, answer.json()["error"], len(site.target.asked)) == (500, "internal", 1)
+    assert not {"replicator-refused", "retry-after"} & set(answer.headers)
 
 
 def test_a_program_that_answers_before_it_writes_is_given_time(site: Site) -> None:
