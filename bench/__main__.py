@@ -40,6 +40,7 @@ from bench import (
     sealed,
     snapshot,
     soak,
+    sqlite,
     standbys,
     state_size,
 )
@@ -63,6 +64,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "one-percent": one_percent,
     "snapshot": snapshot,
     "patch": patch,
+    "sqlite": sqlite,
     "failover": failover,
     "idle": idle,
     "groups": groups,

@@ -185,7 +185,7 @@ def audited(path: Path, *, busy_s: float = PATIENCE_S) -> int:
     """The same, of a database that may not be there yet (-1), by a reader of its own."""
     if not path.exists():
         return -1
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=busy_s)) as db:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=busy_s)) as db:
         db.isolation_level = None
         return audit(db)
 
