@@ -89,10 +89,11 @@ class Bank:
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield self.db
+            self.db.execute("COMMIT")
         except BaseException:
+            # A commit that was refused may be tried again. Here nothing of it is kept.
             self.db.execute("ROLLBACK")
             raise
-        self.db.execute("COMMIT")
 
     def transfer(self, times: int = 1, *, note_bytes: int = 40) -> None:
         """So many transactions, each of which moves some money."""
