@@ -29,6 +29,7 @@ from ..replica.ledger import Ledger
 from ..state import ReplicatedState, State, TypedResults
 from ..state.contract import at_version, check_state
 from ..storage.payload import Whole
+from ..storage.published_pages import whole_at_rest
 from .catalog import Lineage
 from .errors import ArchiveDamaged, NeedsClass, NotInArchive
 from .segment import Snapshot
@@ -239,8 +240,8 @@ class _Patched:
     name = "whole"
     rejected_count = 0
 
-    def __init__(self, directory: Path, snapshot_bytes_max: int, *, is_private: bool) -> None:
-        self._whole = Whole(directory, snapshot_bytes_max=snapshot_bytes_max, is_private=is_private)
+    def __init__(self, whole: Whole) -> None:
+        self._whole = whole
 
     def restore(self, parts: Sequence[PartRecord]) -> None:
         last = parts[-1]
@@ -324,7 +325,7 @@ def _as_patched(
         changes = _count_after(target, snapshot_id)
         raise NeedsClass(target=target.id, count=changes, as_of=snapshot_id)
     directory = Path(stack.enter_context(TemporaryDirectory(prefix="replicator-")))
-    patched = _Patched(directory, kind.most, is_private=record.is_sealed)
+    patched = _Patched(whole_at_rest(directory, [record], snapshot_bytes_max=kind.most, is_private=record.is_sealed))
     if kind.parts:
         patched.restore(kind.parts)
     return patched

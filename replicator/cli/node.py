@@ -18,6 +18,10 @@ from .node_options import node_options
 __all__ = ["node"]
 
 
+#: The ways in which a database is replicated (`service/serve.py`).
+SQLITE_BY = ("copy", "pages")
+
+
 def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     """The permissions of a file, as chmod(1) takes them."""
     try:
@@ -65,6 +69,14 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="REPLICATOR_SQLITE",
     help="Replicate this SQLite database, which other programs use, instead of a registry.",
+)
+@click.option(
+    "--sqlite-by",
+    type=click.Choice(SQLITE_BY),
+    default="copy",
+    show_default=True,
+    envvar="REPLICATOR_SQLITE_BY",
+    help="How the database is replicated: a copy of it each time, or the pages that changed. The same on all nodes.",
 )
 @click.option(
     "--file-mode",

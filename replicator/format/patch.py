@@ -37,6 +37,8 @@ import xxhash
 from replicator.errors import CorruptRecord, SnapshotRefused
 
 from .ids import Writer
+from .pages import MAGIC as PAGES_MAGIC
+from .pages import PageChange, as_text
 from .records import BODY_BYTES_MAX, ChangeRecord
 from .unpacked_size import SNAPSHOT_BYTES_MAX
 
@@ -163,6 +165,8 @@ class PatchHead(NamedTuple):
     @classmethod
     def of(cls, patch: bytes, *, id_: str) -> PatchHead:
         """Read the head of `patch`. Raises `CorruptRecord`."""
+        if patch[:4] == PAGES_MAGIC:
+            return cls._of_pages(PageChange.of(patch, id_=id_))
         if len(patch) < _HEAD.size:
             raise CorruptRecord(id=id_, problem="its patch is too short")
         magic, old_digest, new_digest, old_size, new_size, raw = _HEAD.unpack_from(patch)
@@ -171,6 +175,12 @@ class PatchHead(NamedTuple):
         if max(old_size, new_size) > _SIZE_MAX:
             raise CorruptRecord(id=id_, problem="its patch declares a payload of an impossible size")
         return cls(old_digest.hex(), new_digest.hex(), old_size, new_size, raw == 1)
+
+    @classmethod
+    def _of_pages(cls, change: PageChange) -> PatchHead:
+        """The other form of a patch (`pages.py`): its digests are of pages."""
+        sizes = change.old_page_count * change.page_size, change.page_count * change.page_size
+        return cls(as_text(change.old_digest), as_text(change.digest), *sizes, True)
 
 
 # --- making -----------------------------------------------------------------------------------------------------------

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..errors import LogUnavailable
 from ..format.ids import ORIGIN, Writer
 from ..log.interface import Log
 from ..replica.change_updater import ChangeUpdater
+from ..replica.pages_updater import PagesUpdater
+from ..replica.rebuild import Rebuild
 from ..replica.replica import Replica
+from ..replica.state_updater import StateUpdater
 from ..replica.whole_updater import WholeUpdater
 from ..runtime.event_log import EventLogger
 from ..state import ReplicatedState, State
 from ..state.class_name import kind_of
+from ..state.sqlite_pages import SQLitePages
 from ..storage.checkpoint import Checkpoint
 from .acks import Acks
 from .async_writer import AsyncWriter
@@ -179,7 +185,13 @@ def _replica_of(setup: NodeSetup, checkpoint: Checkpoint, me: Writer) -> Replica
         checkpoint,
         me,
         snapshot_bytes_max=options.snapshot_bytes_max,
-        updater=ChangeUpdater if isinstance(setup.state, State) else WholeUpdater,
+        updater=_updater_of(setup.state),
         reads=setup.release.reads,
         rejects_errors=options.on_apply_error == "reject",
     )
+
+
+def _updater_of(state: State | ReplicatedState) -> Callable[[Rebuild], StateUpdater]:
+    if isinstance(state, SQLitePages):
+        return partial(PagesUpdater, state=state)
+    return ChangeUpdater if isinstance(state, State) else WholeUpdater

@@ -31,7 +31,7 @@ from ..state.class_name import are_alike, kind_of
 from ..state.contract import at_version, check_state
 from ..storage.checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from ..storage.keyring import Keys
-from ..storage.payload import rebuilt_from
+from ..storage.published_pages import rebuilt_from
 from ..storage.untrusted_sqlite import check_is_file, head_of
 from .common import Step
 from .log_check import LogFacts, LogVerifier, Violation, as_violation

@@ -25,6 +25,7 @@ from ..errors import CorruptRecord, ReplicatorError
 from ..format.acts import decode_act
 from ..format.codec import SnapshotDecoder, decode_changes
 from ..format.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, era_of
+from ..format.pages import MAGIC
 from ..format.patch import CODEC, Gatherer, PatchHead, placed
 from ..format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 from ..format.term_ends import show_ends, with_end
@@ -131,6 +132,7 @@ class LogVerifier:
         self._patches: Gatherer | None = None
         # The digest of that state's payload. None: not known.
         self._payload: str | None = None
+        self._payload_by_pages = False
         # Where the newest first part of a snapshot trimmed the log. None: not known.
         self._cut: RecordId | None = None
 
@@ -247,13 +249,14 @@ class LogVerifier:
         self._patches = self._patches or Gatherer()
         if (patch := self._patches.add(record)) is None:
             return
-        head = PatchHead.of(patch, id_=str(record.id))
-        if self._payload not in (None, head.old_digest):
+        head, by_pages = PatchHead.of(patch, id_=str(record.id)), patch.startswith(MAGIC)
+        # The digest of a snapshot is one of its bytes, and that of a change of pages is not.
+        if self._payload not in (None, head.old_digest) and by_pages == self._payload_by_pages:
             problem = (
                 f"the patch that {record.id} completes starts from {head.old_digest}, and there is {self._payload}"
             )
             raise Violation("body", problem, ids=(record.id,))
-        self._payload = head.new_digest
+        self._payload, self._payload_by_pages = head.new_digest, by_pages
 
     def _take_part(self, record: PartRecord, rebases: bool) -> None:
         """Check that parts follow one another, and that a snapshot is of a place in its own term, but for a rebase."""
@@ -298,7 +301,7 @@ class LogVerifier:
         self._changed = last_change_after(last, rebase=self._parted is not None) or self._changed
         self._ends, self._parted = last.ends, None
         if last.replaces:
-            self._payload = last.digest
+            self._payload, self._payload_by_pages = last.digest, False
         self.snapshots[last.as_of] = last.digest
         self.facts.snapshot_count += 1
 

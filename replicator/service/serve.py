@@ -22,6 +22,7 @@ from ..runtime.event_log import SPEAKER, EventLogger
 from ..runtime.signals import on_end
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
+from ..state.sqlite_pages import SQLitePages
 from ..storage import disk
 from ..storage.keyring import sealing_of
 from .access import Access
@@ -43,10 +44,12 @@ class Program:
 
     `file_mode`: of one that is not there yet. `on_primary`, `on_standby`, `publish_every_s`: for `Sidecar`. `run`: a
     program that the node runs while it leads, and the rest how that is looked after (`RunOptions`).
+    `sqlite_by`: how the database is replicated, `copy` or `pages`.
     """
 
     file: Path | None = None
     sqlite: Path | None = None
+    sqlite_by: str = "copy"
     file_mode: int = disk.PRIVATE
     on_primary: str = ""
     on_standby: str = ""
@@ -165,7 +168,10 @@ def _state_beside(program: Program) -> FileState | SQLiteState | None:
         raise ConfigError(setting="file", problem="give a file or an SQLite database, not both")
     if program.file is not None:
         return FileState(program.file, mode=program.file_mode)
-    return SQLiteState(program.sqlite, mode=program.file_mode) if program.sqlite is not None else None
+    if program.sqlite is None:
+        return None
+    kind = SQLitePages if program.sqlite_by == "pages" else SQLiteState
+    return kind(program.sqlite, mode=program.file_mode)
 
 
 def _reachable(url: str, host: str, port: int, redis: str, *, scheme: str) -> str:

@@ -37,6 +37,7 @@ from ..runtime.process import Owner
 from ..runtime.threads import started
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
+from ..state.sqlite_pages import SQLitePages
 from .role_commands import Commands, command
 from .run import RunProgram
 
@@ -113,7 +114,10 @@ class Sidecar:
     def __enter__(self) -> Sidecar:
         self._owner.check()
         self._node.handover.is_offered = self._hands_over
-        loops = {"role-commands": (self._tell, LOOK_EVERY_S), "publisher": (self._publish, self._publish_every_s)}
+        loops = {
+            "role-commands": (self._tell, LOOK_EVERY_S),
+            "publisher": (self._publish_in_time, self._publish_every_s),
+        }
         for name, (once, every_s) in loops.items():
             if name == "publisher" and self._state is None:
                 continue
@@ -198,6 +202,11 @@ class Sidecar:
             handover.answered(current.asked)
 
     # --- what the program did ---
+
+    def _publish_in_time(self) -> str:
+        """Unless the program is to have its state for itself for a while."""
+        rests = isinstance(self._state, SQLitePages) and self._state.rests
+        return "" if rests else self._publish()
 
     def _publish(self) -> str:
         """Publish what was written since the last time. What is in the way, in words; empty: all of it is published."""

@@ -54,7 +54,7 @@ from ..runtime.event_log import EventLogger
 from .file_stamps import Watch
 from .replaced_files import Kept, draft_of, explained, is_kept, stat_of, survived, unused
 
-__all__ = ["SQLiteState"]
+__all__ = ["BUSY_S", "SQLiteState", "normal"]
 
 _logger = EventLogger(__name__)
 
@@ -317,12 +317,13 @@ class SQLiteState:
 def _pieces_of(copy: IO[bytes]) -> Iterator[bytes]:
     # A database without a table has no page.
     first = copy.read(PIECE_BYTES)
-    yield _normal(first) if first else b""
+    yield normal(first) if first else b""
     while piece := copy.read(PIECE_BYTES):
         yield piece
 
 
-def _normal(first: bytes) -> bytes:
+def normal(first: bytes) -> bytes:
+    """A first piece as it is replicated."""
     page = bytearray(first)
     for place, value in _OF_THE_FILE:
         page[place : place + len(value)] = value

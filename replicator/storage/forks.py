@@ -29,7 +29,7 @@ from .checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from .database_files import moment_of
 from .fork_writer import UNFINISHED
 from .keyring import Keys
-from .payload import rebuilt_from
+from .published_pages import rebuilt_from
 
 __all__ = [
     "Change",

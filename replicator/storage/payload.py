@@ -23,11 +23,10 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import xxhash
@@ -42,10 +41,9 @@ from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..runtime.event_log import EventLogger
 from . import disk
 from .checkpoint_file import Payload
-from .checkpoint_reader import CheckpointReader
 from .keyring import cloak
 
-__all__ = ["Made", "Published", "Whole", "rebuilt_from"]
+__all__ = ["Made", "Published", "Whole"]
 
 logger = EventLogger(__name__)
 
@@ -329,16 +327,6 @@ class Whole:
         self._made = None
         self._become(file)
         return True
-
-
-@contextmanager
-def rebuilt_from(stored: CheckpointReader) -> Iterator[Whole]:
-    """What a checkpoint at rest has of such a state, in a temporary directory. Raises `CorruptRecord`."""
-    with TemporaryDirectory(prefix="replicator-") as directory:
-        most = stored.snapshot_bytes_max
-        whole = Whole(Path(directory), snapshot_bytes_max=most, is_private=stored.is_private)
-        whole.load(stored.payload, stored.bodies, stored.changes)
-        yield whole
 
 
 class _Nothing:

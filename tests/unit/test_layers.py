@@ -21,6 +21,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("runtime", "format", "metrics", "tracing"),
     ("protocol", "web"),
     ("log", "storage"),
+    ("pages",),
     ("state", "testing.memory_log", "client"),
     ("replica", "registry", "rq"),
     ("node",),

@@ -1,0 +1,436 @@
+"""Reads what programs did to their database since the last look, without being in their way.
+
+**In a process of its own** (`capture_process.py`). Whoever closes a descriptor of a file gives up every lock that his
+process has on it (fcntl(2), *Advisory record locking*), those of SQLite's connections, too; and a lost lock is a lost
+transaction that no check finds. Here a look opens the database, and closes SQLite's connection before its own
+descriptors: there is no lock left to be lost. Between looks nothing is open, so a program can change the journal mode,
+and its last connection tidies up as ever.
+
+**A look** is a transaction that reads, of some ms. While it lasts nothing that it reads is overwritten:
+
+- In WAL mode the index says what is committed. If it is the log of the last look, the frames since are read. Anything
+  else is a scan: the database with the frames laid over it. A checkpoint writes nothing to the database that is not in
+  the log as far as it was read; and a log that was begun anew meanwhile shows by its salts, so the look is repeated.
+- In the other modes nobody writes the database while it is read. The counter of changes says whether there is anything
+  to do; then all of it is read, and compared: by a hash of each stretch where that is known, otherwise with the shadow.
+
+**What it gives** are the pages that differ from those of the shadow, as they are replicated. A look that was not
+published is not lost: where the next one begins moves only once the shadow has what this one gave.
+
+Once in `AUDIT_EVERY_S` all of it is compared, in WAL mode as well. What that finds and the frames did not tell is a
+bug; it is said, and sent.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from ..format.pages import CHANGE_BYTES_MAX, PageChange, canonical, lock_page, moved
+from ..storage import disk
+from ..storage.shadow import PIECE_BYTES, page_size_in
+from .wal import FRAME_HEADER_BYTES, INDEX_BYTES, Frame, WalIndex
+
+__all__ = ["AUDIT_EVERY_S", "Base", "Capture", "Found", "Moving", "NoDatabase"]
+
+#: How often all of the database is compared.
+AUDIT_EVERY_S = 60.0
+
+#: How long a program that holds the database is waited for.
+BUSY_S = 1.0
+
+#: A stretch of the database that has one hash. Every page size divides it.
+STRETCH_BYTES = 256 * 1024
+
+#: A log that is begun anew again and again while it is read: the caller is told after so many attempts.
+ATTEMPTS_MAX = 5
+
+_HEADER_BYTES = 100
+_NO_SIZE = 4096
+
+
+class NoDatabase(Exception):
+    """It cannot be read by pages, or not now; in words."""
+
+
+class Moving(Exception):
+    """The log was begun anew while it was read."""
+
+
+class Base(NamedTuple):
+    """The shadow that a look is compared with: its file, and what its node knows of it."""
+
+    path: Path
+    inode: int
+    page_size: int
+    page_count: int
+    digest: int
+
+
+class Found(NamedTuple):
+    """What a look gave. `change` None and not `all_of_it`: nothing. `held_s`: how long all of it was read for; 0:
+    it was not. `missed`: pages that an audit found and the log had not told."""
+
+    change: PageChange | None = None
+    all_of_it: str = ""
+    held_s: float = 0.0
+    missed: int = 0
+
+
+class _Seen(NamedTuple):
+    """Where the next look may go on. `file`: which one the database was, and when it was written. `hashes`: of
+    stretches, by their number."""
+
+    file: tuple[int, int]
+    wal: WalIndex | None
+    counter: bytes
+    hashes: dict[int, int]
+
+
+_NOTHING = _Seen((0, 0), None, b"", {})
+
+
+class Capture:
+    """Of one database. `clock`: for the audit."""
+
+    def __init__(self, path: Path, *, audit_every_s: float = AUDIT_EVERY_S) -> None:
+        self._path = path
+        self._audit_every_s = audit_every_s
+        self._audited_at = time.monotonic()
+        self._shadow = _SharedFile()
+        #: What is known of the database as it was when it was equal to the shadow with this digest.
+        self._seen = _NOTHING
+        self._digest: int | None = None
+        #: The same for what was found last, should that be published.
+        self._next: tuple[int, _Seen] | None = None
+
+    # --- looks ---
+
+    def look(self, base: Base) -> Found:
+        """Raises `NoDatabase`, `sqlite3.Error`, `OSError`."""
+        if self._next is not None and self._next[0] == base.digest:
+            self._digest, self._seen = self._next
+        elif self._digest != base.digest:
+            self._digest, self._seen = base.digest, _NOTHING
+        self._next = None
+        shadow = self._shadow.of(base)
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                return self._look(base, shadow)
+            except Moving:
+                continue
+        raise NoDatabase("its log was begun anew again and again while it was read")
+
+    def _look(self, base: Base, shadow: int) -> Found:
+        audits = time.monotonic() - self._audited_at >= self._audit_every_s
+        began = time.monotonic()
+        with _reading(self._path) as files:
+            if files.page_size != base.page_size and base.page_count:
+                return Found(all_of_it="its page size is another one")
+            seen = self._seen if files.inode == self._seen.file[0] else _NOTHING
+            if files.is_as(seen) and not audits:
+                return Found()
+            compared = _compared(files, base, shadow, seen, audits=audits)
+            files.check_still()
+        held_s = time.monotonic() - began if compared.scanned else 0.0
+        if audits:
+            self._audited_at = time.monotonic()
+        if compared.is_too_much:
+            return Found(all_of_it="there is too much of it", held_s=held_s)
+        found = self._given(base, shadow, files, compared)
+        return found._replace(held_s=held_s, missed=compared.missed)
+
+    def _given(self, base: Base, shadow: int, files: _Files, compared: _Compared) -> Found:
+        pages, seen = compared.pages, _Seen(files.file, files.wal, files.counter, compared.hashes)
+        if not pages and files.count == base.page_count:
+            self._seen = seen
+            return Found()
+        size = files.page_size
+        gone = [number for number in pages if number <= base.page_count] + [
+            *range(files.count + 1, base.page_count + 1)
+        ]
+        old = ((number, os.pread(shadow, size, (number - 1) * size)) for number in gone)
+        come = dict(sorted(pages.items()))
+        digest = moved(base.digest, old, come.items())
+        self._next = digest, seen
+        return Found(PageChange(base.digest, digest, size, base.page_count, files.count, come))
+
+    def draw(self, draft: Path) -> None:
+        """Write all of it to a new file, as it is at one moment. Raises what `look` raises."""
+        descriptor = disk.create(draft)
+        try:
+            for _ in range(ATTEMPTS_MAX):
+                try:
+                    self._draw(descriptor)
+                    return
+                except Moving:
+                    os.ftruncate(descriptor, 0)
+                    os.lseek(descriptor, 0, os.SEEK_SET)
+        finally:
+            os.close(descriptor)
+        raise NoDatabase("its log was begun anew again and again while it was read")
+
+    def _draw(self, descriptor: int) -> None:
+        with _reading(self._path) as files:
+            overlaid = files.frames_since(None) or {}
+            for first, piece in files.pieces(PIECE_BYTES, overlaid):
+                disk.write(descriptor, _canonical(first, piece, files.page_size))
+            files.check_still()
+
+
+class _SharedFile:
+    """The shadow, opened to be read, for as long as it is that one."""
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._inode = 0
+
+    def of(self, base: Base) -> int:
+        if self._file is None or self._inode != base.inode:
+            if self._file is not None:
+                os.close(self._file)
+            self._file = os.open(base.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._inode = os.fstat(self._file).st_ino
+            if self._inode != base.inode:
+                raise NoDatabase("the shadow is another file than the one that was named")
+        return self._file
+
+
+# --- the files of a database, while a transaction holds them ----------------------------------------------------------
+
+
+class _Files:
+    """What is read of them. `counter`: that of changes, outside of WAL mode."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._database = self._log = self._index = -1
+        self.wal: WalIndex | None = None
+        self.counter = b""
+        self.count = 0
+        self.page_size = _NO_SIZE
+        self.file = 0, 0
+
+    def open(self) -> None:
+        """Raises `NoDatabase`, `Moving`, `OSError`."""
+        self._database = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        header, there = os.pread(self._database, _HEADER_BYTES, 0), os.fstat(self._database)
+        self.file = there.st_ino, there.st_mtime_ns
+        size = there.st_size
+        if size and not page_size_in(header):
+            raise NoDatabase("file is not a database")
+        self.page_size = page_size_in(header) or _NO_SIZE
+        told = int.from_bytes(header[28:32], "big") if header[24:28] == header[92:96] else 0
+        self.count = told or size // self.page_size
+        if header[18:19] == b"\x02":
+            self._open_log()
+        else:
+            self.counter = header[24:32]
+
+    @property
+    def inode(self) -> int:
+        return self.file[0]
+
+    def is_as(self, seen: _Seen) -> bool:
+        """Whether nothing was written since: outside of WAL mode, the counter and the file system say so."""
+        return self.counter != b"" and (self.counter, self.file) == (seen.counter, seen.file)
+
+    def is_by_name(self) -> bool:
+        """Whether it is the database of that name."""
+        return os.path.samestat(self._path.stat(), os.fstat(self._database))
+
+    def _open_log(self) -> None:
+        try:
+            self._index = os.open(f"{self._path}-shm", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NoDatabase("a program has it for itself (PRAGMA locking_mode = EXCLUSIVE)") from None
+        self._log = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self.wal = self._index_of_now()
+        if self.wal.frames_upto:
+            self.page_size = self.wal.page_size
+            self.count = self.wal.page_count
+
+    def _index_of_now(self) -> WalIndex:
+        index = WalIndex.of(os.pread(self._index, INDEX_BYTES, 0))
+        if index is None:
+            raise Moving
+        return index
+
+    def check_still(self) -> None:
+        """What was read was not overwritten. Raises `Moving`."""
+        if self.wal is None:
+            return
+        now = self._index_of_now()
+        if now.salts != self.wal.salts or now.frames_upto < self.wal.frames_upto:
+            raise Moving
+
+    def close(self) -> None:
+        for descriptor in (self._log, self._index, self._database):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    # --- pages ---
+
+    def frames_since(self, before: WalIndex | None) -> dict[int, int] | None:
+        """The newest frame of each page since then, by its number; None: that cannot be told.
+
+        Of a log of which nothing is known, all that is committed in it.
+        """
+        if self.wal is None or (before is not None and not self.wal.follows(before)):
+            return None
+        if before is None:
+            before = self.wal._replace(frames_upto=0)
+        frames: dict[int, int] = {}
+        for number in range(before.frames_upto + 1, self.wal.frames_upto + 1):
+            frame = Frame.of(os.pread(self._log, FRAME_HEADER_BYTES, self.wal.place(number)))
+            if frame.salts != self.wal.salts:
+                raise Moving
+            frames[frame.number] = number
+        return {number: frame for number, frame in frames.items() if number <= self.count}
+
+    def in_frame(self, frame: int) -> bytes:
+        assert self.wal is not None
+        page = os.pread(self._log, self.page_size, self.wal.place(frame) + FRAME_HEADER_BYTES)
+        if len(page) != self.page_size:
+            raise Moving
+        return page
+
+    def pieces(self, size: int, overlaid: dict[int, int]) -> Iterator[tuple[int, bytes]]:
+        """All of it, with the number of the first page of each piece."""
+        at_once = size // self.page_size
+        by_piece: dict[int, list[int]] = {}
+        for number in overlaid:
+            by_piece.setdefault((number - 1) // at_once, []).append(number)
+        for first in range(1, self.count + 1, at_once):
+            length = min(at_once, self.count + 1 - first) * self.page_size
+            piece = os.pread(self._database, length, (first - 1) * self.page_size)
+            over = by_piece.get((first - 1) // at_once, [])
+            piece = piece.ljust(length, b"\0")
+            yield first, self._laid_over(first, piece, over, overlaid) if over else piece
+
+    def _laid_over(self, first: int, piece: bytes, over: list[int], overlaid: dict[int, int]) -> bytes:
+        both = bytearray(piece)
+        for number in over:
+            start = (number - first) * self.page_size
+            both[start : start + self.page_size] = self.in_frame(overlaid[number])
+        return bytes(both)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[_Files]:
+    """The files of the database while a transaction reads it: none of what is in them is overwritten."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None)
+    files = _Files(path)
+    try:
+        db.execute("BEGIN")
+        db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        files.open()
+        yield files
+        if not files.is_by_name():
+            raise Moving  # another one was put in its place
+    finally:
+        # In this order: what this process closes takes its locks along.
+        db.close()
+        files.close()
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+class _Compared(NamedTuple):
+    """What differs from a shadow. `scanned`: all of it was read. `missed`: see `Found`."""
+
+    pages: dict[int, bytes]
+    hashes: dict[int, int]
+    scanned: bool
+    is_too_much: bool
+    missed: int = 0
+
+
+def _compared(files: _Files, base: Base, shadow: int, seen: _Seen, *, audits: bool) -> _Compared:
+    reader = _Reader(files, base, shadow)
+    told = files.frames_since(seen.wal) if seen.wal is not None else None
+    new = set(range(base.page_count + 1, files.count + 1)) - {lock_page(files.page_size)}
+    if told is not None and not new <= told.keys():
+        told = None  # SQLite need not write a page that is free
+    pages = {} if told is None else reader.differing(told, files.count)
+    if told is not None and not audits:
+        size = files.page_size
+        touched = {(number - 1) * size // STRETCH_BYTES for number in pages}
+        hashes = {stretch: found for stretch, found in seen.hashes.items() if stretch not in touched}
+        return _Compared(pages, hashes, False, reader.is_too_much)
+    scan = _Reader(files, base, shadow)
+    scanned = scan.scanned({} if audits else seen.hashes)
+    missed = len(scanned.keys() - pages.keys()) if told is not None and not reader.is_too_much else 0
+    return _Compared(scanned, scan.hashes, True, scan.is_too_much, missed)
+
+
+class _Reader:
+    """Compares what is read with a shadow. `is_too_much`: more differs than a change may carry."""
+
+    def __init__(self, files: _Files, base: Base, shadow: int) -> None:
+        self._files = files
+        self._base = base
+        self._shadow = shadow
+        self._bytes = 0
+        self.hashes: dict[int, int] = {}
+
+    @property
+    def is_too_much(self) -> bool:
+        return self._bytes > CHANGE_BYTES_MAX
+
+    def differing(self, frames: dict[int, int], count: int) -> dict[int, bytes]:
+        """Those of these pages that the shadow has not, of a database of so many."""
+        pages: dict[int, bytes] = {}
+        if self._base.page_count < (empty := lock_page(self._files.page_size)) <= count:
+            pages[empty] = bytes(self._files.page_size)
+        for number, frame in frames.items():
+            if self.is_too_much:
+                break
+            self._compare(number, self._files.in_frame(frame), pages)
+        return pages
+
+    def _compare(self, number: int, page: bytes, pages: dict[int, bytes]) -> None:
+        size = len(page)
+        page = canonical(number, page)
+        if number > self._base.page_count or page != os.pread(self._shadow, size, (number - 1) * size):
+            pages[number] = page
+            self._bytes += size
+
+    def scanned(self, hashes: dict[int, int]) -> dict[int, bytes]:
+        """All pages that the shadow has not. `hashes`: of stretches that were the same in it."""
+        files, pages = self._files, dict[int, bytes]()
+        overlaid = files.frames_since(None) or {}
+        for first, piece in files.pieces(STRETCH_BYTES, overlaid):
+            if self.is_too_much:
+                break
+            stretch = (first - 1) * files.page_size // STRETCH_BYTES
+            found = self.hashes[stretch] = xxhash.xxh3_64_intdigest(piece)
+            if hashes.get(stretch) != found:
+                self._compare_stretch(first, piece, pages)
+        return pages
+
+    def _compare_stretch(self, first: int, piece: bytes, pages: dict[int, bytes]) -> None:
+        size = self._files.page_size
+        if piece == os.pread(self._shadow, len(piece), (first - 1) * size):
+            return
+        for start in range(0, len(piece), size):
+            self._compare(first + start // size, piece[start : start + size], pages)
+
+
+def _canonical(first: int, piece: bytes, page_size: int) -> bytes:
+    """A piece of which one page or none is another one where it is replicated."""
+    whole = piece
+    for number in (1, lock_page(page_size)):
+        start = (number - first) * page_size
+        if 0 <= start < len(piece):
+            page = canonical(number, piece[start : start + page_size])
+            whole = whole[:start] + page + whole[start + page_size :]
+    return whole

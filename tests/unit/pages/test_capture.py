@@ -1,0 +1,121 @@
+"""What programs do to a database is read as it is, whatever they do, and nobody is in their way for long."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from replicator.format.pages import PageChange, canonical
+from replicator.pages.capture import Base
+from replicator.pages.capture_process import Reader
+from replicator.storage.shadow import Shadow
+from tests.support.kv import PATIENCE_S
+
+MODES = ("wal", "delete", "truncate", "persist", "memory")
+
+
+class Followed:
+    """A database, the process that reads it, and a shadow that is kept up with what that says."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "db"
+        self.reader = Reader(self.path)
+        self._drafts = 0
+        self.shadow = self._nothing(directory)
+
+    def _nothing(self, directory: Path) -> Shadow:
+        (directory / "shadow").touch()
+        shadow = Shadow.found(directory / "shadow")
+        assert shadow is not None
+        return shadow
+
+    def look(self) -> PageChange | str | None:
+        shadow = self.shadow
+        base = Base(shadow.path, shadow.inode, shadow.page_size, shadow.count, shadow.digest)
+        return self.reader.look(shadow.path, base)
+
+    def follow(self) -> str:
+        """What it took: nothing, a change, or all of it."""
+        found = self.look()
+        if isinstance(found, PageChange):
+            self.shadow.check(found, id_="test")
+            self.shadow.make(PageChange.of(found.to_bytes(), id_="test"))
+            return "change"
+        return "nothing" if found is None else self._draw()
+
+    def _draw(self) -> str:
+        self._drafts += 1
+        draft = self.path.with_name(f"draft-{self._drafts}")
+        self.reader.draw(draft)
+        drawn = Shadow.found(draft)
+        assert drawn is not None
+        self.shadow = drawn
+        return "all"
+
+    def check(self) -> None:
+        """The shadow is the database, and its digest is right."""
+        assert self.shadow.counted() == self.shadow.digest
+        with closing(sqlite3.connect(self.path)) as db:
+            all_of_it = db.serialize()
+        size = self.shadow.page_size
+        pages = (all_of_it[at : at + size] for at in range(0, len(all_of_it), size))
+        assert b"".join(self.shadow.pieces()) == b"".join(canonical(n, page) for n, page in enumerate(pages, 1))
+
+
+@pytest.fixture
+def followed(tmp_path: Path) -> Iterator[Followed]:
+    it = Followed(tmp_path)
+    yield it
+    it.reader.close()
+
+
+def opened(path: Path, mode: str = "wal", page_size: int = 4096) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE_S)
+    db.execute(f"PRAGMA page_size = {page_size}")
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    db.execute(f"PRAGMA journal_mode = {mode}")
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, value BLOB)")
+    return db
+
+
+def something(db: sqlite3.Connection, chance: random.Random) -> None:
+    """One thing that a program may do."""
+    size = chance.choice((10, 300, 5000, 60_000))
+    what = chance.choice(
+        (
+            f"INSERT INTO t (value) VALUES (randomblob({size}))",
+            f"UPDATE t SET value = randomblob({size}) WHERE id % 7 = {chance.randrange(7)}",
+            f"DELETE FROM t WHERE id % 5 = {chance.randrange(5)}",
+            f"INSERT INTO t (value) SELECT randomblob({size // 10 + 1}) FROM t LIMIT 40",
+            f"CREATE TABLE IF NOT EXISTS t{chance.randrange(4)} (x)",
+            f"DROP TABLE IF EXISTS t{chance.randrange(4)}",
+            "CREATE INDEX IF NOT EXISTS i ON t (value)",
+            "DROP INDEX IF EXISTS i",
+            "VACUUM",
+            "PRAGMA incremental_vacuum(20)",
+            f"PRAGMA wal_checkpoint({chance.choice(('PASSIVE', 'FULL', 'RESTART', 'TRUNCATE'))})",
+            f"PRAGMA user_version = {chance.randrange(1000)}",
+        )
+    )
+    db.execute(what).fetchall()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_a_program_does_the_shadow_is_its_database(followed: Followed, mode: str) -> None:
+    chance = random.Random(mode)
+    with closing(opened(followed.path, mode, page_size=chance.choice((512, 1024, 4096)))) as db:
+        followed.follow()
+        for turn in range(60):
+            for _ in range(chance.randrange(4)):
+                something(db, chance)
+            followed.follow()
+            assert followed.follow() == "nothing"
+            if turn % 4 == 0:
+                followed.check()
+        followed.check()
