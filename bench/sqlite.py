@@ -30,7 +30,7 @@ STARTS_WITHIN_S = 180.0
 PUBLISH_EVERY_S = 0.1
 
 #: Options of a node, by the way in which it replicates a database.
-WAYS: dict[str, tuple[str, ...]] = {"copy": ()}
+WAYS: dict[str, tuple[str, ...]] = {"copy": (), "pages": ("--sqlite-by", "pages")}
 
 ROLES = ("primary", "standby")
 
@@ -160,7 +160,7 @@ def _measured(setting: Setting, case: Case, seconds: float) -> Found:
 
 def _where_it_is_read(standby: _Node, way: str) -> tuple[Path, bool]:
     """The file, and whether programs do not use it."""
-    return standby.path, False
+    return (standby.path, False) if way == "copy" else (standby.data_dir / "shadow", True)
 
 
 def _window(nodes: dict[str, _Node], program: Child, reader: Child, seconds: float) -> Found:

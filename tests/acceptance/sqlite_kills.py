@@ -1,10 +1,10 @@
 """Programs and nodes beside a database of SQLite are killed (kill -9) at random moments, again and again.
 
-    python -m tests.acceptance.sqlite_kills [--kills 50] [--way copy] [--mode wal] [--seed 1]
+    python -m tests.acceptance.sqlite_kills [--kills 50] [--way pages] [--mode wal] [--seed 1]
 
 Real processes: a Redis, two nodes with a database each, and a program that works on the one of the node that leads: it
 transfers money (tests/support/bank.py), checkpoints, makes and drops indices, vacuums. Killed are the program, the node
-that leads, the standby, and several at once. Judged after each kill:
+that leads, the standby, several at once, and the process that reads the database by pages. Judged after each kill:
 
 - *Every reader sees one moment of the database*: sums, counters, indices and SQLite's own check.
 - *Every published transaction is there*: of a transfer that was committed before two publications began, the next one
@@ -57,6 +57,8 @@ class Kills:
             "program and primary": self._kill_program_and_primary,
             "standby and primary": self._kill_standby_and_primary,
         }
+        if way == "pages":
+            self._kinds["reader"] = self._kill_reader
 
     def __enter__(self) -> Kills:
         with self._ended as stack:
@@ -122,6 +124,17 @@ class Kills:
     def _kill_program(self) -> None:
         """In the middle of a transaction, a checkpoint, a VACUUM: what was not committed must not be published."""
         self._program.kill()
+        self._rest()
+        self._start_program()
+
+    def _kill_reader(self) -> None:
+        """The process that reads the database for the node that leads, which starts another one."""
+        _, *readers = self._leader.processes
+        self._holds(bool(readers), "a process reads the database")
+        for reader in readers:
+            reader.kill()
+        self._note_published()
+        self._end_program()
         self._rest()
         self._start_program()
 
@@ -229,7 +242,7 @@ def run(directory: Path, *, kills: int, way: str, mode: str, seed: int, say: Cal
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.sqlite_kills")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--way", choices=list(WAYS), default="copy")
+    parser.add_argument("--way", choices=list(WAYS), default="pages")
     parser.add_argument("--mode", choices=MODES, default="wal")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()

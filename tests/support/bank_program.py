@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from .bank import Bank
 from .bank_actions import ACTIONS, OF_WAL
+from .kv import PATIENCE_S, eventually
 
 __all__ = ["BankProgram", "Said"]
 
@@ -70,12 +71,17 @@ class BankProgram:
         assert [word.isdigit() for word in words] == [True, True], "\n".join(lines[-30:])
         return Said(*map(int, words))
 
+    def has_begun(self) -> None:
+        """Wait until it has committed something."""
+        eventually(lambda: self.said is not None, "the program works", patience_s=6 * PATIENCE_S)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
-        """As a supervisor does. It has committed what it began."""
+        """As a supervisor does, once it has begun. It has committed what it began."""
+        self.has_begun()
         self.process.terminate()
         assert self.process.wait() == 0, self._out.read_text()[-2000:]
 

@@ -24,8 +24,8 @@ __all__ = ["PATIENCE_S", "WAYS", "DatabaseNode", "alive", "database_nodes", "lea
 #: One step that takes longer hangs. The machine may be busy.
 PATIENCE_S = 120.0
 
-#: How a database is replicated: as copies of it.
-WAYS: dict[str, tuple[str, ...]] = {"copy": ()}
+#: How a database is replicated: as copies of it, or by the pages that changed.
+WAYS: dict[str, tuple[str, ...]] = {"copy": (), "pages": ("--sqlite-by", "pages")}
 
 LEASE_S = 2.0
 
@@ -101,7 +101,8 @@ class DatabaseNode:
 
     @property
     def _published(self) -> Path:
-        return self.path
+        """By pages it is in the data directory, until the node is to lead."""
+        return self.path if self.way == "copy" else self.data_dir / "shadow"
 
     def _copy_of(self, path: Path) -> Path:
         copy = self.data_dir.with_name(f"{self.name}-looked-at")
