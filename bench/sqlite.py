@@ -66,13 +66,13 @@ FULL = Sizes(
 QUICK = Sizes(cases=[Case(way=way, mode=mode, mb=4) for way in WAYS for mode in ("wal", "delete")], seconds=3.0)
 
 PROSE = f"""\
-A program commits {RATE} transactions a second to a database, each of which changes five rows somewhere in it and adds
-one. `replicator node --sqlite` with `--publish-every-s {PUBLISH_EVERY_S:g}` is beside it, and a second one is the
-standby. *Written* is what the processes of a node give to `write` and its kin for files, counted in the processes
-themselves: /proc says many times too much of a file that was just copied. *Processor* is what they take, of one core.
-*Readable* is the time from the commit until a reader of the standby, that looks every 4 ms, has found it. The program
-commits the same to a second database, which nobody replicates, in turns: *commit* is how long COMMIT took in the one,
-against the other. The load of other processes is in the times, and not in the bytes.
+A program commits {RATE} transactions a second to a database, each of which changes a row of 900 bytes somewhere in it,
+adds one, and counts: three pages. `replicator node --sqlite` with `--publish-every-s {PUBLISH_EVERY_S:g}` is beside it,
+and a second one is the standby. *Written* is what the processes of a node give to `write` and its kin for files,
+counted in the processes themselves: /proc says many times too much of a file that was just copied. *Processor* is what
+they take, of one core. *Readable* is the time from the commit until a reader of the standby, that looks every 4 ms, has
+found it. The program commits the same to a second database, which nobody replicates, in turns: *commit* is how long
+COMMIT took in the one, against the other. The load of other processes is in the times, and not in the bytes.
 """
 
 

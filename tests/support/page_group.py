@@ -30,6 +30,9 @@ class PageGroup:
     def standby(self, name: str, path: Path) -> Node:
         return self.group.node(name, state=SQLitePages(path), app="pages")
 
+    def state_of(self, path: Path) -> SQLitePages:
+        return SQLitePages(path)
+
     def publish(self) -> Published:
         """Also while a program does not let go of its locks for long."""
         published: list[Published] = []
