@@ -79,6 +79,13 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     help="How the database is replicated: a copy of it each time, or the pages that changed. The same on all nodes.",
 )
 @click.option(
+    "--sqlite-live/--no-sqlite-live",
+    default=False,
+    show_default=True,
+    envvar="REPLICATOR_SQLITE_LIVE",
+    help="By pages: whether the database of a standby is what is published all the time, and not only once it leads.",
+)
+@click.option(
     "--file-mode",
     metavar="OCTAL",
     callback=_octal,

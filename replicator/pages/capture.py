@@ -419,7 +419,8 @@ class _Reader:
 
     def _compare_stretch(self, first: int, piece: bytes, pages: dict[int, bytes]) -> None:
         size = self._files.page_size
-        if piece == os.pread(self._shadow, len(piece), (first - 1) * size):
+        there = max(0, min(len(piece), (self._base.page_count + 1 - first) * size))
+        if piece == os.pread(self._shadow, there, (first - 1) * size):
             return
         for start in range(0, len(piece), size):
             self._compare(first + start // size, piece[start : start + size], pages)

@@ -44,12 +44,14 @@ class Program:
 
     `file_mode`: of one that is not there yet. `on_primary`, `on_standby`, `publish_every_s`: for `Sidecar`. `run`: a
     program that the node runs while it leads, and the rest how that is looked after (`RunOptions`).
-    `sqlite_by`: how the database is replicated, `copy` or `pages`.
+    `sqlite_by`: how the database is replicated, `copy` or `pages`;
+    `sqlite_live`: by pages, whether that of a standby is what is published all the time.
     """
 
     file: Path | None = None
     sqlite: Path | None = None
     sqlite_by: str = "copy"
+    sqlite_live: bool = False
     file_mode: int = disk.PRIVATE
     on_primary: str = ""
     on_standby: str = ""
@@ -170,8 +172,9 @@ def _state_beside(program: Program) -> FileState | SQLiteState | None:
         return FileState(program.file, mode=program.file_mode)
     if program.sqlite is None:
         return None
-    kind = SQLitePages if program.sqlite_by == "pages" else SQLiteState
-    return kind(program.sqlite, mode=program.file_mode)
+    if program.sqlite_by == "pages":
+        return SQLitePages(program.sqlite, mode=program.file_mode, live=program.sqlite_live)
+    return SQLiteState(program.sqlite, mode=program.file_mode)
 
 
 def _reachable(url: str, host: str, port: int, redis: str, *, scheme: str) -> str:

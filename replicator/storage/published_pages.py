@@ -72,6 +72,8 @@ class PublishedPages(Whole):
         self.source: Source | None = None
         self._shadow: Shadow | None = None
         self._comes: Shadow | PageChange | None = None
+        #: The pages that the newest change carried; None: it was not a change that came.
+        self.carried: frozenset[int] | None = None
         self._making: _Making | None = None
 
     @property
@@ -146,14 +148,22 @@ class PublishedPages(Whole):
 
     def received(self, codec: str, digest: str, bodies: Iterable[bytes], *, id_: str) -> Generator[Any, None, None]:
         self.gatherer.forget()
-        draft: Draft | None = None
-        for piece in SnapshotDecoder(codec, digest, id_=id_, most=self.snapshot_bytes_max).pieces(bodies):
-            if not isinstance(piece, bytes):
-                raise CorruptRecord(id=id_, problem="its snapshot is of something else than a database")
-            draft = draft or self._draft()
-            draft.write(piece)
-            yield piece
-        self._comes = draft.finish() if draft is not None else None
+        draft = self._draft()
+        some = False
+        try:
+            for piece in SnapshotDecoder(codec, digest, id_=id_, most=self.snapshot_bytes_max).pieces(bodies):
+                if not isinstance(piece, bytes):
+                    raise CorruptRecord(id=id_, problem="its snapshot is of something else than a database")
+                some = True
+                draft.write(piece)
+                yield piece
+            comes = draft.finish() if some else None
+        except BaseException:
+            draft.discard()
+            raise
+        if comes is None:  # nothing was ever published
+            draft.discard()
+        self._comes = comes
 
     def rebuilt(self, patch: bytes, *, id_: str) -> Generator[Any, None, None]:
         """No piece: a change is made in place, by `adopt`."""
@@ -168,9 +178,10 @@ class PublishedPages(Whole):
         yield from ()
 
     def adopt(self) -> None:
-        comes, self._comes = self._comes, None
+        comes, self._comes, self.carried = self._comes, None, None
         if isinstance(comes, PageChange):
             self._make_change(comes)
+            self.carried = frozenset(comes.pages)
         else:
             self._become_shadow(comes)
         self.gatherer.forget()
@@ -191,6 +202,15 @@ class PublishedPages(Whole):
                 # It is here, and can be read; only the next start has more to do.
                 logger.warning("payload.misplaced", "%s", problem)
 
+    def now(self, numbers: Iterable[int]) -> tuple[dict[int, bytes], int] | None:
+        """These pages as they are, as far as there are any, with the first one; and how many there are. None: nothing
+        was published, or there is none."""
+        shadow = self._shadow
+        if shadow is None or shadow.broken or not shadow.count:
+            return None
+        wanted = sorted(number for number in {1, *numbers} if number <= shadow.count)
+        return {number: shadow.page(number) for number in wanted}, shadow.count
+
     # --- what this node publishes ---
 
     def make(self, snapshot: Callable[[], Iterable[Any]]) -> Made | None:
@@ -203,14 +223,20 @@ class PublishedPages(Whole):
         if isinstance(found, PageChange):
             assert shadow is not None
             self._making = _Making(found, None, {as_text(found.digest)})
-            return Made(as_text(found.digest), lambda: self._told(shadow.after(found)), found.to_bytes())
+            patch = found.to_bytes()
+            fits = len(patch) <= self.patch_bytes_max
+            return Made(as_text(found.digest), lambda: self._told(shadow.after(found)), patch if fits else None)
         return None if found is None else self._made_anew()
 
     def _made_anew(self) -> Made | None:
         assert self.source is not None
         path = self.path.with_name(f"shadow.new-{next(self._numbers)}")
-        self.source.draw(path)
-        drawn = Shadow.found(path)
+        try:
+            self.source.draw(path)
+            drawn = Shadow.found(path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         assert drawn is not None
         now = self._shadow
         if now is not None and not now.broken and (now.digest, now.page_size) == (drawn.digest, drawn.page_size):

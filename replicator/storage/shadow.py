@@ -146,7 +146,7 @@ class Shadow:
     def reserve(self, change: PageChange) -> None:
         """Have room for it. Raises `CheckpointError`; nothing has changed then."""
         more = (change.page_count - self.count) * change.page_size
-        if more <= 0:
+        if more <= 0 or not hasattr(os, "posix_fallocate"):  # as on macOS
             return
         try:
             os.posix_fallocate(self._file, self.count * change.page_size, more)
@@ -256,17 +256,17 @@ class Draft:
         try:
             disk.write(self._file, piece)
         except OSError as error:
-            self.discard()
             raise _unusable(self.path, error) from error
 
     def finish(self) -> Shadow:
         """What was written."""
-        os.close(self._file)
         shadow = Shadow.found(self.path)
         assert shadow is not None
+        os.close(self._file)
         return shadow
 
     def discard(self) -> None:
+        os.close(self._file)
         self.path.unlink(missing_ok=True)
 
 
