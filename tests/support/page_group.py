@@ -18,20 +18,24 @@ __all__ = ["PageGroup"]
 
 
 class PageGroup:
-    """`ours` is the path of the database of the primary, node `a`; `theirs` of the standby, node `b`."""
+    """`ours` is the path of the database of the primary, node `a`; `theirs` of the standby, node `b`.
 
-    def __init__(self, directory: Path) -> None:
+    `live`: that of a standby follows what is published.
+    """
+
+    def __init__(self, directory: Path, *, live: bool = False) -> None:
         self.directory = directory
+        self._live = live
         self.ours, self.theirs = directory / "ours.db", directory / "theirs.db"
         self.group = Group(directory / "nodes")
-        self.a = self.group.primary("a", state=SQLitePages(self.ours), app="pages")
+        self.a = self.group.primary("a", state=self.state_of(self.ours), app="pages")
         self.b = self.standby("b", self.theirs)
 
     def standby(self, name: str, path: Path) -> Node:
-        return self.group.node(name, state=SQLitePages(path), app="pages")
+        return self.group.node(name, state=self.state_of(path), app="pages")
 
     def state_of(self, path: Path) -> SQLitePages:
-        return SQLitePages(path)
+        return SQLitePages(path, live=self._live)
 
     def publish(self) -> Published:
         """Also while a program does not let go of its locks for long."""
