@@ -37,6 +37,7 @@ else:
 __all__ = [
     "CHANGE_BYTES_MAX",
     "MAGIC",
+    "MODULUS",
     "NO_PAGES",
     "PageChange",
     "as_text",
@@ -45,6 +46,7 @@ __all__ = [
     "is_page_size",
     "lock_page",
     "moved",
+    "sum_in",
     "sum_of",
 ]
 
@@ -58,7 +60,7 @@ CHANGE_BYTES_MAX = 32 * 1024 * 1024
 #: The digest of a database without a page.
 NO_PAGES = 0
 
-_MODULUS = 1 << 128
+MODULUS = 1 << 128
 
 #: Where SQLite's locks are (sqlite.org/fileformat.html, 1.4).
 _LOCK_BYTE = 0x40000000
@@ -97,12 +99,18 @@ def hash_of(number: int, page: bytes | memoryview) -> int:
 
 def sum_of(pages: Iterable[tuple[int, bytes | memoryview]]) -> int:
     """The digest of a database of these pages."""
-    return sum(hash_of(number, page) for number, page in pages) % _MODULUS
+    return sum(hash_of(number, page) for number, page in pages) % MODULUS
+
+
+def sum_in(first: int, piece: bytes, page_size: int) -> int:
+    """What a run of pages is of the digest: from this number on, one after the other."""
+    view, starts = memoryview(piece), range(0, len(piece), page_size)
+    return sum_of((first + n, view[start : start + page_size]) for n, start in enumerate(starts))
 
 
 def moved(digest: int, gone: Iterable[tuple[int, bytes]], come: Iterable[tuple[int, bytes]]) -> int:
     """The digest after these pages took the place of those."""
-    return (digest - sum_of(gone) + sum_of(come)) % _MODULUS
+    return (digest - sum_of(gone) + sum_of(come)) % MODULUS
 
 
 def as_text(digest: int) -> str:

@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from ..format.pages import CHANGE_BYTES_MAX, PageChange, canonical, lock_page, moved
+from ..format.pages import CHANGE_BYTES_MAX, MODULUS, NO_PAGES, PageChange, canonical, lock_page, moved, sum_in
 from ..storage import disk
 from ..storage.shadow import PIECE_BYTES, page_size_in
 from .wal import FRAME_HEADER_BYTES, INDEX_BYTES, Frame, WalIndex
@@ -82,6 +82,7 @@ class Found(NamedTuple):
     all_of_it: str = ""
     held_s: float = 0.0
     missed: int = 0
+    in_wal: bool = False
 
 
 class _Seen(NamedTuple):
@@ -142,10 +143,12 @@ class Capture:
         held_s = time.monotonic() - began if compared.scanned else 0.0
         if audits:
             self._audited_at = time.monotonic()
+            if _digest_of(shadow, base) != base.digest:
+                return Found(all_of_it="the shadow was changed by something else than its node", held_s=held_s)
         if compared.is_too_much:
             return Found(all_of_it="there is too much of it", held_s=held_s)
         found = self._given(base, shadow, files, compared)
-        return found._replace(held_s=held_s, missed=compared.missed)
+        return found._replace(held_s=held_s, missed=compared.missed, in_wal=files.wal is not None)
 
     def _given(self, base: Base, shadow: int, files: _Files, compared: _Compared) -> Found:
         pages, seen = compared.pages, _Seen(files.file, files.wal, files.counter, compared.hashes)
@@ -183,6 +186,15 @@ class Capture:
             for first, piece in files.pieces(PIECE_BYTES, overlaid):
                 disk.write(descriptor, _canonical(first, piece, files.page_size))
             files.check_still()
+
+
+def _digest_of(shadow: int, base: Base) -> int:
+    digest, at_once = NO_PAGES, PIECE_BYTES // base.page_size
+    for first in range(1, base.page_count + 1, at_once):
+        count = min(at_once, base.page_count + 1 - first)
+        piece = os.pread(shadow, count * base.page_size, (first - 1) * base.page_size)
+        digest += sum_in(first, piece, base.page_size)
+    return digest % MODULUS
 
 
 class _SharedFile:
@@ -364,7 +376,9 @@ def _compared(files: _Files, base: Base, shadow: int, seen: _Seen, *, audits: bo
     if told is not None and not audits:
         size = files.page_size
         touched = {(number - 1) * size // STRETCH_BYTES for number in pages}
-        hashes = {stretch: found for stretch, found in seen.hashes.items() if stretch not in touched}
+        hashes = seen.hashes
+        if not touched.isdisjoint(hashes):
+            hashes = {stretch: found for stretch, found in hashes.items() if stretch not in touched}
         return _Compared(pages, hashes, False, reader.is_too_much)
     scan = _Reader(files, base, shadow)
     scanned = scan.scanned({} if audits else seen.hashes)

@@ -4,7 +4,7 @@ The parent writes a line of JSON to its stdin, the child answers with a line of 
 many bytes after that. It ends when its stdin does, so with its parent, whatever becomes of that.
 
     {"look": digest, "shadow": path, "inode": i, "page_size": s, "count": n}
-        -> {"what": "nothing" | "all" | "change", "why": text, "held_s": s, "missed": n, "bytes": n}
+        -> {"what": "nothing" | "all" | "change", "why": text, "held_s": s, "wal": bool, "missed": n, "bytes": n}
     {"draw": path}  -> {"what": "drawn"}
     to either       -> {"what": "in use" | "refused" | "bug", "why": text}
 """
@@ -26,12 +26,17 @@ from ..format.pages import PageChange, as_text
 from ..runtime.event_log import EventLogger
 from .capture import Base, Capture, NoDatabase
 
-__all__ = ["Reader", "main"]
+__all__ = ["Reader", "main", "run"]
 
 logger = EventLogger(__name__)
 
 #: How long a child may take to end, once its stdin has.
 END_WITHIN_S = 5.0
+
+
+#: Nothing of the directory in which this process happens to be is imported; this very package is.
+_PACKAGES = Path(__file__).parents[2]
+_CHILD = f"import sys; sys.path.append(sys.argv[1]); from {__name__} import run; run(sys.argv[2])"
 
 
 class Reader:
@@ -43,6 +48,7 @@ class Reader:
         self._child: subprocess.Popen[bytes] | None = None
         #: How long the last look read all of it for; 0: it did not.
         self.held_s = 0.0
+        self.was_wal = False
 
     def look(self, shadow: Path, base: Base) -> PageChange | str | None:
         """What differs from the shadow; None: nothing; in words: why all of it has to be drawn. Raises `StateError`."""
@@ -54,7 +60,7 @@ class Reader:
             "count": base.page_count,
         }
         answer, data = self._ask(question)
-        self.held_s = float(answer["held_s"])
+        self.held_s, self.was_wal = float(answer["held_s"]), bool(answer["wal"])
         if missed := answer["missed"]:
             what = "%s had %d changed pages that its log did not tell; they are published now. This is a bug"
             logger.error("pages.missed", what, self._path, missed)
@@ -98,7 +104,7 @@ class Reader:
         return answer, child.stdout.read(answer["bytes"]) if "bytes" in answer else b""
 
     def _started(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", __name__, str(self._path.absolute())]
+        command = [sys.executable, "-P", "-c", _CHILD, str(_PACKAGES), str(self._path.absolute())]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         weakref.finalize(self, _end, child)
         return child
@@ -156,12 +162,12 @@ def _looked(capture: Capture, question: dict[str, Any]) -> tuple[dict[str, Any],
     found = capture.look(base)
     data = found.change.to_bytes() if found.change is not None else b""
     what = "change" if data else "all" if found.all_of_it else "nothing"
-    told = {"what": what, "why": found.all_of_it, "held_s": found.held_s, "missed": found.missed, "bytes": len(data)}
-    return told, data
+    told = {"what": what, "why": found.all_of_it, "held_s": found.held_s, "wal": found.in_wal, "missed": found.missed}
+    return told | {"bytes": len(data)}, data
 
 
-if __name__ == "__main__":
-    # Its parent ends it, in order: a Ctrl-C goes to both.
+def run(path: str) -> None:
+    """The child, from its start to its end. Its parent ends it, in order: a Ctrl-C goes to both."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    main(sys.argv[1], sys.stdin.buffer, sys.stdout.buffer)
+    main(path, sys.stdin.buffer, sys.stdout.buffer)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from ..format.pages import lock_page
 from ..storage import disk
 
-__all__ = ["BUSY_S", "HEADER_BYTES", "SCHEMA", "Left", "NotAsLeft", "catch_up", "journal_of"]
+__all__ = ["BUSY_S", "HEADER_BYTES", "MODE", "NOT_WAL", "SCHEMA", "Left", "NotAsLeft", "catch_up", "journal_of"]
 
 #: How long programs that read are waited for. Longer, and all that come after them would wait for the slowest.
 BUSY_S = 0.2
@@ -41,14 +41,14 @@ _HEADER = struct.Struct(">8sIIIII")
 
 #: In the header of a database: the mode (outside of WAL), the counters of changes and of the schema, and the counter of
 #: changes as of which the number of pages is right.
-_MODE, _COUNTER, SCHEMA, _VALID_FOR, _LIBRARY = (
+MODE, _COUNTER, SCHEMA, _VALID_FOR, _LIBRARY = (
     slice(18, 20),
     slice(24, 28),
     slice(40, 44),
     slice(92, 96),
     slice(96, 100),
 )
-_NOT_WAL = b"\x01\x01"
+NOT_WAL = b"\x01\x01"
 
 
 class NotAsLeft(Exception):
@@ -76,21 +76,34 @@ def journal_of(pages: Mapping[int, bytes], page_count: int, page_size: int) -> t
     return header.ljust(_SECTOR_BYTES, b"\0"), bytes(records)
 
 
+def _nobody(*headers: bytes) -> None:
+    """Where nobody is to know."""
+
+
 def catch_up(
-    path: Path, left: Left, pages: Mapping[int, bytes], page_count: int, *, header_of: Callable[[], bytes | None]
+    path: Path,
+    left: Left,
+    pages: Mapping[int, bytes],
+    page_count: int,
+    *,
+    header_of: Callable[[], bytes | None],
+    noting: Callable[..., None] = _nobody,
 ) -> Left:
     """Put these pages, page 1 among them, into a database that is as it was left; how it is left now.
 
-    `header_of` reads its first 100 bytes, and closes nothing. Raises `NotAsLeft`; `sqlite3.OperationalError` if
+    `header_of` reads its first 100 bytes, and closes nothing. `noting` is given both headers before it is moved.
+
+    Raises `NotAsLeft`; `sqlite3.OperationalError` if
     programs do not let go of it; `OSError`. It is what it was then, or it is as it is to be.
     """
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S)) as db:
         db.isolation_level = None
         db.execute("PRAGMA fullfsync = ON")
         db.execute("BEGIN EXCLUSIVE")
-        if header_of() != left.header or left.header[_MODE] != _NOT_WAL:
+        if header_of() != left.header or left.header[MODE] != NOT_WAL:
             raise NotAsLeft
         first = _first_page(left, pages[1])
+        noting(left.header, first[:HEADER_BYTES])
         _write_journal(path, {**pages, 1: first}, page_count)
         db.execute("COMMIT")
         with suppress(sqlite3.OperationalError):  # another one is at it: whoever reads next finds it done
@@ -102,7 +115,7 @@ def _first_page(left: Left, page: bytes) -> bytes:
     """Page 1 as it is to be in this file, which has counters of its own."""
     first = bytearray(page)
     counter = _after(left.header[_COUNTER])
-    first[_MODE], first[_COUNTER], first[_VALID_FOR] = _NOT_WAL, counter, counter
+    first[MODE], first[_COUNTER], first[_VALID_FOR] = NOT_WAL, counter, counter
     first[_LIBRARY] = left.header[_LIBRARY]
     schema = left.header[SCHEMA]
     first[SCHEMA] = schema if page[SCHEMA] == left.schema else _after(schema)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import StateError
-from ..format.records import Record
+from ..errors import CheckpointError, StateError
+from ..format.records import PartRecord, Record
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..runtime.event_log import EventLogger, in_this_context
@@ -48,7 +48,9 @@ class PagesUpdater(WholeUpdater):
             checkpoint.data_dir, snapshot_bytes_max=rebuild.snapshot_bytes_max, is_private=checkpoint.is_private
         )
         self._pages.source = state
+        state.shadow_is_broken = lambda: self._pages.is_broken
         state.published_pieces = self._pages.pieces
+        state.keep_notes(checkpoint.data_dir / "left")
         self._state = state
         #: The state is what was published at some time before.
         self._lags = False
@@ -61,17 +63,19 @@ class PagesUpdater(WholeUpdater):
     def _go_ahead(self) -> None:
         super()._go_ahead()
         self._lacks = None
+        self._state.forgets()
 
     # --- what a node reads -------------------------------------------------------------------------------------------
 
     def load(self, view: View, *, again: bool = False) -> View:
+        self._state.recognise()
         loaded = super().load(view, again=again)
         if self._pages.is_published and not self._pages.is_ahead and self._applied.unwritten is None:
             self._is_written()
         return loaded
 
     def alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
-        if step.verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and self._lags:
+        if step.verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and (self._lags or self._state.was_wal):
             return self._lead
         return super().alone(step)
 
@@ -82,7 +86,12 @@ class PagesUpdater(WholeUpdater):
                     self._write_once(insisting=True)
             if self._lags:  # the node stops
                 return
-        super()._lead(step, before, after)
+        if self._applied.unwritten is not None:
+            self.write_state(insisting=True)
+        if (behind := self._applied.unwritten) is not None:  # the node stops
+            raise behind
+        self._state.enters_wal()
+        self._rebuild.save_and_adopt(step, after)
 
     def _restore_to(
         self,
@@ -93,8 +102,13 @@ class PagesUpdater(WholeUpdater):
         taken: bool,
         given_up: Callable[[], bool] = never,
     ) -> None:
-        if not taken:  # `replace`, on the primary: its program is to find that
+        if not taken or isinstance(record, PartRecord):
+            # All of it, which is rare: programs find it at once, as of any state.
             super()._restore_to(record, pieces, ending, taken=taken, given_up=given_up)
+            with self._applied.lock:
+                self._lacks = None
+                if taken and not self._pages.is_ahead and self._applied.unwritten is None:
+                    self._is_written()
             return
         mine = self._pages.is_ahead and record.node == self._known.node_state.me.node
         if not mine:
@@ -115,6 +129,12 @@ class PagesUpdater(WholeUpdater):
         if mine or carried is None or lacks is None or len(lacks) + len(carried) > LACKS_MAX:
             return None
         return lacks | carried
+
+    def _give_up(self) -> None:
+        try:
+            super()._give_up()
+        except CheckpointError:  # the shadow is broken: the next change does not fit, and a snapshot comes
+            self._pages.is_ahead, self._lags, self._lacks = False, True, None
 
     # --- the state ---------------------------------------------------------------------------------------------------
 
@@ -178,12 +198,19 @@ class PagesUpdater(WholeUpdater):
         while not self._closing:
             self._moved.wait()
             self._moved.clear()
-            while self._lags and not self._closing and self._lacks is not None:
-                with self._writing:
-                    done = self._pages.is_ahead or self._caught_up()
-                if done:
-                    break
+            while self._lags and not self._closing and self._lacks is not None and not self._tried():
                 self._moved.wait(TRY_AGAIN_S)
+
+    def _tried(self) -> bool:
+        """Whether there is nothing more to be done for now."""
+        try:
+            with self._writing:
+                return self._pages.is_ahead or self._caught_up()
+        except Exception:
+            # Once the node is to lead, it is seen to in another way.
+            logger.exception("database.not_followed", "a bug in replicator: %s is not live any more", self._state.path)
+            self._closing = True
+            return True
 
     def close(self) -> None:
         self._closing = True

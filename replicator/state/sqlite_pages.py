@@ -3,18 +3,24 @@
 On the primary a process of its own reads what programs did to it (`pages/capture.py`), and a publication is a change of
 pages (`format/pages.py`). Every node makes these changes in a database of its own, the shadow (`pages/shadow.py`).
 
-At `path`, a standby has what was published when it became one, or, if it is `live`, what is published. Programs may read
-that. It becomes what is published by then once the node is to lead, before it does: in place (`pages/live.py`) if nobody
-else wrote it and it is not in WAL mode; otherwise as in `sqlite.py`, by SQLite's own backup, in one transaction, and what
-was not published is put aside. Journal modes are every database's own business.
+At `path`, a standby has what was published when it became one, or, if it is `live`, what is published. Programs may
+read that. It becomes what is published by then once the node is to lead, before it does: in place (`pages/live.py`) if
+nobody else wrote it and it is not in WAL mode; otherwise as in `sqlite.py`, by SQLite's own backup, in one transaction,
+and what was not published is put aside. Journal modes are every database's own business; but on a standby one is taken
+out of WAL mode, and put back once its node is to lead.
+
+**How it was left** is noted in a file of the node's own, so that the next start does not take what lags for something
+that somebody wrote. That is not synced: after a power cut a copy too many is put aside.
 
 **Not for** a database that a program has for itself (`PRAGMA locking_mode = EXCLUSIVE`), and groups with a key.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +28,7 @@ from typing import Any
 from replicator.errors import StateError
 from replicator.pages.capture import Base
 from replicator.pages.capture_process import Reader
-from replicator.pages.live import HEADER_BYTES, SCHEMA, Left, NotAsLeft, catch_up
+from replicator.pages.live import HEADER_BYTES, MODE, NOT_WAL, SCHEMA, Left, NotAsLeft, catch_up
 from replicator.storage import disk
 from replicator.storage.published_pages import ALL_OF_IT
 from replicator.storage.shadow import Shadow
@@ -40,6 +46,9 @@ logger = EventLogger(__name__)
 #: mode nobody can commit meanwhile.
 SHARE_READ = 0.02
 
+#: In WAL mode that is in nobody's way, and costs processor time.
+SHARE_READ_IN_WAL = 0.1
+
 
 class SQLitePages(SQLiteState):
     """As `SQLiteState`. It is the source of what its node publishes (`PublishedPages.source`).
@@ -53,10 +62,21 @@ class SQLitePages(SQLiteState):
         super().__init__(path, busy_s=busy_s, mode=mode)
         self.live = live
         self._left: Left | None = None
+        self._notes = _Notes()
         self._reader = Reader(self.path)
         self._rests_until = 0.0
+        #: Whether the shadow is not what was published.
+        self.shadow_is_broken: Callable[[], bool] = bool
         #: The pieces of what was published, once a node has it.
         self.published_pieces: Callable[[], Iterator[Any]] | None = None
+
+    def keep_notes(self, path: Path) -> None:
+        """Before anything else: note in this file how the database is left."""
+        self._notes.read(path)
+
+    def seen(self) -> object:
+        """As of any database; and always another one, while all of it is to be published."""
+        return object() if self.shadow_is_broken() else super().seen()
 
     @property
     def rests(self) -> bool:
@@ -68,7 +88,8 @@ class SQLitePages(SQLiteState):
         seen = self.seen()
         base = Base(shadow.path, shadow.inode, shadow.page_size, shadow.count, shadow.digest)
         found = self._reader.look(shadow.path, base)
-        self._rests_until = time.monotonic() + self._reader.held_s / SHARE_READ
+        share = SHARE_READ_IN_WAL if self._reader.was_wal else SHARE_READ
+        self._rests_until = time.monotonic() + self._reader.held_s / share
         self._drawn = seen, shadow_text(found, base)
         if isinstance(found, str):
             logger.info("publish.whole", "%s is published as a whole: %s", self.path, found)
@@ -82,27 +103,74 @@ class SQLitePages(SQLiteState):
         self._drawn = seen, str(seen)
 
     def is_published(self, first: bytes) -> None:
-        """At `path` is what is published, of which this is the first page: from here on it can be brought up to date."""
-        header = self._headers.read("", HEADER_BYTES)
-        self._left = Left(header, first[SCHEMA]) if header is not None and len(header) == HEADER_BYTES else None
+        """At `path` is what is published, of which this is the first page: now it can be brought up to date in place.
+
+        In WAL mode it could not: it is taken out of that until the node is to lead, unless programs have it open.
+        """
+        if self._journal_mode() == "wal":
+            self._notes.was_wal = True
+            self._notes.write()
+            self._journal_mode("DELETE")
+        header = self._header()
+        self._left = Left(header, first[SCHEMA]) if header is not None and header[MODE] == NOT_WAL else None
+        self._notes.write(*([self._left.header] if self._left is not None else []))
+        if self.live and self._left is None:
+            what = "%s is in WAL mode, and in use: it is what is published once this node leads"
+            logger.warning("database.lags", what, self.path)
+
+    def recognise(self) -> None:
+        """At the start: if nobody wrote the database since it was left, nothing of it is lost by what replaces it."""
+        header = self._header()
+        if header is not None and header[MODE] == NOT_WAL and self._notes.knows(header):
+            self._known = self.seen(), ""
 
     def catch_up(self, pages: dict[int, bytes], page_count: int) -> bool:
         """Whether it is what is published now, of which these are the pages that it lacked, and the first one.
 
         Raises `StateError`: not for now.
         """
-        if self._left is None:
+        left = self._left
+        if left is None:
             return False
         try:
             with explained(self.path), self._translated():
                 self._left = catch_up(
-                    self.path, self._left, pages, page_count, header_of=lambda: self._headers.read("", HEADER_BYTES)
+                    self.path, left, pages, page_count, header_of=self._header, noting=self._notes.write
                 )
         except NotAsLeft:
             self._left = None
+            logger.warning(
+                "database.lags",
+                "%s was written by something else: it is what is published once this node leads",
+                self.path,
+            )
             return False
         self._known = self.seen(), ""
         return True
+
+    @property
+    def was_wal(self) -> bool:
+        """Whether it was taken out of WAL mode for as long as its node is a standby."""
+        return self._notes.was_wal
+
+    def enters_wal(self) -> None:
+        """The node is to lead: its program is to have it as it was."""
+        if self.was_wal and self._journal_mode("WAL") != "wal":
+            logger.warning("database.not_in_wal", "%s could not be put into WAL mode again: it is in use", self.path)
+
+    def forgets(self) -> None:
+        """The node leads: what its program does is not what was left."""
+        self._left = None
+        self._notes.forget()
+
+    def _header(self) -> bytes | None:
+        header = self._headers.read("", HEADER_BYTES)
+        return header if header is not None and len(header) == HEADER_BYTES else None
+
+    def _journal_mode(self, mode: str = "") -> str:
+        with suppress(sqlite3.Error), closing(self._opened("rw")) as db:
+            return str(db.execute(f"PRAGMA journal_mode = {mode}" if mode else "PRAGMA journal_mode").fetchone()[0])
+        return ""
 
     def close_reader(self) -> None:
         """The node leads no more."""
@@ -114,6 +182,42 @@ class SQLitePages(SQLiteState):
 
     def _restore(self, pieces: Iterable[Any], swap: Callable[[Path], None]) -> None:
         super()._restore(_normal_pieces(pieces, self.path), swap)
+
+
+class _Notes:
+    """How the database of a standby was left, by its header, in a file of the node's own.
+
+    Two headers: it is being brought from the one to the other. `was_wal`: it was in WAL mode when its node led.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._headers: list[str] = []
+        self.was_wal = False
+
+    def read(self, path: Path) -> None:
+        self._path = path
+        try:
+            mode, *self._headers = path.read_text().split()
+        except (OSError, ValueError):  # none, or one that a power cut left
+            return
+        self.was_wal = mode == "wal"
+
+    def knows(self, header: bytes) -> bool:
+        return header.hex() in self._headers
+
+    def write(self, *headers: bytes) -> None:
+        """What cannot be noted costs a copy too many at the next start."""
+        if self._path is not None:
+            mode = "wal" if self.was_wal else "other"
+            with suppress(OSError):
+                self._path.write_text(" ".join([mode, *(header.hex() for header in headers)]))
+
+    def forget(self) -> None:
+        self.was_wal = False
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()
 
 
 def shadow_text(found: PageChange | str | None, base: Base) -> str:

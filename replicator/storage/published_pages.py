@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import ConfigError, CorruptRecord, StateError
+from ..errors import CheckpointError, ConfigError, CorruptRecord, StateError
 from ..format.codec import SnapshotDecoder
 from ..format.pages import MAGIC, PageChange, as_text
 from ..format.patch import CODEC, EMPTY_DIGEST, placed
@@ -35,6 +35,11 @@ logger = EventLogger(__name__)
 
 #: What a look says where a change would be too large, or there is none.
 ALL_OF_IT = "all of it"
+
+
+#: A larger patch may be more than the database is when that is packed; and so may any, of a smaller database.
+_SMALL_PATCH_BYTES = 64 * 1024
+_SMALL_BYTES = 4 * 1024 * 1024
 
 
 class Source(Protocol):
@@ -83,6 +88,11 @@ class PublishedPages(Whole):
     @property
     def is_published(self) -> bool:
         return self._shadow is not None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the shadow is not what was published."""
+        return self._shadow is not None and self._shadow.broken != ""
 
     def pieces(self) -> Iterator[Any]:
         return self._shadow.pieces() if self._shadow is not None else iter(())
@@ -188,10 +198,8 @@ class PublishedPages(Whole):
 
     def _make_change(self, change: PageChange) -> None:
         assert self._shadow is not None
+        # One that cannot be made is on the disk: the next start makes the file anew, and so does a snapshot.
         self._shadow.make(change)
-        if self._shadow.broken:
-            # It is on the disk: the next start makes the file anew, and so does a snapshot.
-            logger.error("shadow.broken", "%s could not be written: %s", self._shadow.path, self._shadow.broken)
 
     def _become_shadow(self, shadow: Shadow | None) -> None:
         self._shadow = shadow
@@ -220,13 +228,21 @@ class PublishedPages(Whole):
         self._forget_making()
         shadow = self._shadow
         found = self.source.look(shadow) if shadow is not None and not shadow.broken else ALL_OF_IT
+        if found is None:
+            return None
         if isinstance(found, PageChange):
             assert shadow is not None
-            self._making = _Making(found, None, {as_text(found.digest)})
             patch = found.to_bytes()
-            fits = len(patch) <= self.patch_bytes_max
-            return Made(as_text(found.digest), lambda: self._told(shadow.after(found)), patch if fits else None)
-        return None if found is None else self._made_anew()
+            if _may_go_as_a_whole(patch, shadow) and shadow.counted() != shadow.digest:
+                shadow.breaks("it was changed by something else than this node")
+            else:
+                return self._made_of(found, patch, shadow)
+        return self._made_anew()
+
+    def _made_of(self, change: PageChange, patch: bytes, shadow: Shadow) -> Made:
+        self._making = _Making(change, None, {as_text(change.digest)})
+        fits = len(patch) <= self.patch_bytes_max
+        return Made(as_text(change.digest), lambda: self._told(shadow.after(change)), patch if fits else None)
 
     def _made_anew(self) -> Made | None:
         assert self.source is not None
@@ -248,9 +264,12 @@ class PublishedPages(Whole):
     def _told(self, view: View) -> Iterator[bytes]:
         """Its pieces. After the last, what the record of a snapshot says of them is known."""
         making, digest = self._making, PiecesDigest()
-        for piece in view.pieces():
-            digest.update(piece)
-            yield piece
+        try:
+            for piece in view.pieces():
+                digest.update(piece)
+                yield piece
+        except CheckpointError as error:  # the shadow is broken, and the next attempt draws all of it
+            raise StateError(path=self.path, problem=f"{error}; all of it is published next") from error
         if making is not None:
             making.told.add(digest.text)
 
@@ -270,6 +289,11 @@ class PublishedPages(Whole):
         if self._making is not None and self._making.shadow is not None:
             self._making.shadow.discard()
         self._making = None
+
+
+def _may_go_as_a_whole(patch: bytes, shadow: Shadow) -> bool:
+    """Whether all of it may be the smaller one: then it is worth a look at the shadow before."""
+    return len(patch) > _SMALL_PATCH_BYTES or shadow.count * shadow.page_size < _SMALL_BYTES
 
 
 class _AtRest(PublishedPages):

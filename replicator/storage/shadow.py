@@ -10,7 +10,8 @@ checkpoint has of changes, and is made anew from the snapshot if that does not g
 (`published_pages.py`).
 
 **Its pieces** are those of a moment: whoever draws them while changes are made gets the pages as they were, which are
-kept for him until he has passed them.
+kept for him until he has passed them. They are held against the digest: a shadow that somebody else changed is
+`broken`, and says so.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from pathlib import Path
 import xxhash
 
 from ..errors import CheckpointError, CorruptRecord
-from ..format.pages import NO_PAGES, PageChange, is_page_size, moved, sum_of
+from ..format.pages import MODULUS, NO_PAGES, PageChange, is_page_size, moved, sum_in
+from ..runtime.event_log import EventLogger
 from . import disk
 
 __all__ = ["PIECE_BYTES", "Draft", "PiecesDigest", "Shadow", "View", "digest_of_pieces", "page_size_in"]
+
+logger = EventLogger(__name__)
 
 #: The pieces of a database. Every page size divides it.
 PIECE_BYTES = 1024 * 1024
@@ -102,13 +106,10 @@ class Shadow:
 
     def counted(self) -> int:
         """The digest of what is in it, by all of its pages."""
-        at, digest = 0, NO_PAGES
-        for piece in self.pieces():
-            view = memoryview(piece)
-            pages = range(0, len(piece), self.page_size)
-            digest += sum_of((at + n, view[start : start + self.page_size]) for n, start in enumerate(pages, 1))
-            at += len(pages)
-        return digest % (1 << 128)
+        at_once, digest = PIECE_BYTES // self.page_size, NO_PAGES
+        for first in range(1, self.count + 1, at_once):
+            digest += sum_in(first, self.read(first, min(at_once, self.count + 1 - first)), self.page_size)
+        return digest % MODULUS
 
     def page(self, number: int) -> bytes:
         return os.pread(self._file, self.page_size, (number - 1) * self.page_size)
@@ -120,13 +121,13 @@ class Shadow:
     def view(self) -> View:
         """What it is now."""
         with self._lock:
-            view = View(self, self.count)
+            view = View(self, self.count, self.digest)
             self._views.add(view)
             return view
 
     def after(self, change: PageChange) -> View:
         """What it would be."""
-        return View(self, change.page_count, change.pages)
+        return View(self, change.page_count, change.digest, change.pages)
 
     # --- changes ---
 
@@ -162,7 +163,7 @@ class Shadow:
                 self.put(change.pages)
                 os.truncate(self._file, change.page_count * change.page_size)
             except OSError as error:
-                self.broken = error.strerror or str(error)
+                self.breaks(f"it could not be written ({error.strerror or error})")
             self.count, self.digest = change.page_count, change.digest
 
     def put(self, pages: Mapping[int, bytes]) -> None:
@@ -180,6 +181,12 @@ class Shadow:
             for number in (*change.pages, *range(change.page_count + 1, view.count + 1)):
                 if view.passed < number <= view.count and number not in view.kept:
                     view.kept[number] = self.page(number)
+
+    def breaks(self, why: str) -> None:
+        """It is not what it should be: a node that leads draws all of it anew, any other one waits for a snapshot."""
+        if not self.broken:
+            logger.error("shadow.broken", "%s is not what was published: %s", self.path, why)
+        self.broken = self.broken or why
 
     # --- its name ---
 
@@ -206,10 +213,12 @@ class Shadow:
 
 
 class View:
-    """A shadow of some moment. `kept`: the pages that are others in the file."""
+    """A shadow of some moment, with this digest. `kept`: the pages that are others in the file."""
 
-    def __init__(self, shadow: Shadow, count: int, kept: Mapping[int, bytes] | None = None) -> None:
+    def __init__(self, shadow: Shadow, count: int, digest: int, kept: Mapping[int, bytes] | None = None) -> None:
         self.count = count
+        self._digest = digest
+        self._sum = NO_PAGES
         self.kept = dict(kept or {})
         #: Pages up to here were drawn, and are not needed any more.
         self.passed = 0
@@ -222,7 +231,13 @@ class View:
             yield b""
         at_once = PIECE_BYTES // self._page_size
         while self.passed < self.count:
-            yield self._piece(min(at_once, self.count - self.passed))
+            first = self.passed + 1
+            piece = self._piece(min(at_once, self.count - self.passed))
+            self._sum = (self._sum + sum_in(first, piece, self._page_size)) % MODULUS
+            yield piece
+        if self._sum != self._digest:
+            self._shadow.breaks("it was changed by something else than this node")
+            raise CheckpointError(path=self._shadow.path, problem=self._shadow.broken)
 
     def _piece(self, count: int) -> bytes:
         shadow, first = self._shadow, self.passed + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,12 @@ def test_what_a_program_does_arrives_and_comes_back_after_a_failover(tmp_path: P
             assert a.publish().what == "nothing"
             eventually(lambda: b.position == a.position)
             assert content(of(b)) == content(of(a)) == content(ours)
+            reader = opened(theirs, "delete")
+            assert reader.execute("SELECT value FROM t WHERE id = 200").fetchone() != ("changed",)
             b.promote(timeout_s=PATIENCE_S)
+            # who reads it sees it as well: it was brought up to date in place
+            assert reader.execute("SELECT value FROM t WHERE id = 200").fetchone() == ("changed",)
+            reader.close()
             # its program finds all of it, and goes on
             assert rows(theirs) == rows(ours)
             with closing(opened(theirs)) as now:
@@ -80,5 +86,84 @@ def test_what_a_program_does_arrives_and_comes_back_after_a_failover(tmp_path: P
             a.promote(timeout_s=PATIENCE_S)
             assert rows(ours) == rows(theirs)
             assert kept(ours) == kept(theirs) == []
+        finally:
+            group.close()
+
+
+def mode_of(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as db:
+        return str(db.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+def test_a_standby_that_starts_again_keeps_aside_what_somebody_wrote_and_nothing_else(tmp_path: Path) -> None:
+    group = Group(tmp_path / "nodes")
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    with closing(opened(ours)) as db, closing(opened(theirs)) as before:
+        filled(db)
+        before.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, value TEXT)")
+        before.close()
+        try:
+            a = group.primary("a", state=SQLitePages(ours))
+            a.publish()
+            b = group.node("b", state=SQLitePages(theirs))
+            eventually(lambda: b.position == a.position)
+            b.stop()
+            b = group.node("b", state=SQLitePages(theirs))
+            # what was there before the node was is aside; it is out of WAL mode for as long as this is a standby
+            assert len(kept(theirs)) == 1
+            assert (mode_of(theirs), rows(theirs)) == ("delete", rows(ours))
+            # it lags, and is known to be of the group
+            for _ in range(2):
+                db.execute("UPDATE t SET value = hex(randomblob(9)) WHERE id = 7")
+                a.publish()
+                eventually(partial(_together, a, b))
+                b.stop()
+                b = group.node("b", state=SQLitePages(theirs))
+                assert rows(theirs) == rows(ours)
+            assert len(kept(theirs)) == 1
+            with closing(opened(theirs, "delete")) as somebody:
+                somebody.execute("UPDATE t SET value = 'mine' WHERE id = 1")
+            db.execute("UPDATE t SET value = 'ours' WHERE id = 2")
+            a.publish()
+            eventually(lambda: b.position == a.position)
+            b.promote(timeout_s=PATIENCE_S)
+            assert (mode_of(theirs), rows(theirs)) == ("wal", rows(ours))
+            assert ("mine",) in [row[1:] for row in rows(kept(theirs)[-1])]
+            assert len(kept(theirs)) == 2
+        finally:
+            group.close()
+
+
+def _together(a: Node[Any], b: Node[Any]) -> bool:
+    return a.position == b.position
+
+
+def _has(reader: sqlite3.Connection, value: str) -> bool:
+    return reader.execute("SELECT value FROM t WHERE id = 9").fetchone() == (value,)
+
+
+def test_a_live_one_is_what_is_published_all_the_time(tmp_path: Path) -> None:
+    group = Group(tmp_path / "nodes")
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    with closing(opened(ours)) as db:
+        filled(db)
+        try:
+            a = group.primary("a", state=SQLitePages(ours))
+            a.publish()
+            b = group.node("b", state=SQLitePages(theirs, live=True))
+            eventually(lambda: b.position == a.position)
+            b.stop()
+            b = group.node("b", state=SQLitePages(theirs, live=True))
+            with closing(opened(theirs, "delete")) as reader:
+                for turn in range(5):
+                    db.execute("UPDATE t SET value = ? WHERE id % 9 = 0", (f"turn {turn}",))
+                    db.execute(f"CREATE TABLE t{turn} (x)")
+                    a.publish()
+                    eventually(partial(_has, reader, f"turn {turn}"))
+                    assert reader.execute(f"SELECT * FROM t{turn}").fetchall() == []
+                    assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert rows(theirs) == rows(ours)
+            b.promote(timeout_s=PATIENCE_S)
+            assert kept(theirs) == []
         finally:
             group.close()

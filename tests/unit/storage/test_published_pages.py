@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from replicator.errors import ConfigError, CorruptRecord
+from replicator.errors import CheckpointError, ConfigError, CorruptRecord
 from replicator.format.codec import SnapshotEncoder
 from replicator.format.pages import PageChange, moved
 from replicator.format.patch import EMPTY_DIGEST, cut
@@ -183,3 +183,28 @@ def test_a_change_is_cut_into_records_as_a_patch_is(tmp_path: Path) -> None:
 def test_a_group_with_a_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="with a key"):
         PublishedPages(tmp_path, is_private=True)
+
+
+def test_a_shadow_that_somebody_else_changed_is_sent_to_nobody(tmp_path: Path) -> None:
+    published = Stored(database(8)).loaded(tmp_path)
+    shadow = shadow_of(published)
+    source = published.source = Source(changed(shadow, [2], "new"))
+    source.content = database(8, "newest")
+    with shadow.path.open("r+b") as file:
+        os.pwrite(file.fileno(), b"!", 5 * SIZE + 100)
+    # neither in a snapshot for somebody who needs one, nor in the next publication: that draws all of it
+    with pytest.raises(CheckpointError, match="by something else"):
+        list(published.pieces())
+    assert published.is_broken
+    made = published.make(list)
+    assert made is not None
+    assert made.patch is None
+    assert published.adopts_made(made.digest)
+    assert (published.is_broken, b"".join(published.pieces())) == (False, database(8, "newest"))
+    # found by a publication that may go as a whole
+    source.says = changed(shadow_of(published), [2], "later")
+    with (tmp_path / "shadow").open("r+b") as file:
+        os.pwrite(file.fileno(), b"!", 5 * SIZE + 100)
+    made = published.make(list)
+    assert made is not None
+    assert (made.patch, b"".join(made.pieces())) == (None, database(8, "newest"))
