@@ -57,7 +57,7 @@ class Sizes:
 FULL = Sizes(
     cases=[
         Case(way=way, mode=mode, mb=mb)
-        for way in WAYS
+        for way in reversed(WAYS)
         for mode in ("wal", "delete")
         for mb in ((54,) if way == "copy" else (54, 304))
     ],

@@ -101,11 +101,18 @@ def test_a_change_with_a_bit_flipped_is_refused_wherever_that_is(pair: PageGroup
     change = made(pair, bank)
     data = change.to_bytes()
     shadow = pair.b._running.replica._updater.whole._shadow  # type: ignore[attr-defined]
+    refused = 0
     for at in range(len(data)):
         damaged = bytearray(data)
         damaged[at] ^= 1 << at % 8
-        with pytest.raises(CorruptRecord, match="7-7"):
-            shadow.check(PageChange.of(bytes(damaged), id_="7-7"), id_="7-7")
+        try:
+            found = PageChange.of(bytes(damaged), id_="7-7")
+            shadow.check(found, id_="7-7")
+        except CorruptRecord:
+            refused += 1
+        else:
+            assert found == change  # zstd has bits that mean nothing
+    assert refused > 0.98 * len(data)
     for size in range(len(data)):
         with pytest.raises(CorruptRecord, match="7-7"):
             PageChange.of(data[:size], id_="7-7")
