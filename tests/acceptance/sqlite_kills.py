@@ -6,7 +6,8 @@ Real processes: a Redis, two nodes with a database each, and a program that work
 transfers money (tests/support/bank.py), checkpoints, makes and drops indices, vacuums. Killed are the program, the node
 that leads, the standby, several at once, and the process that reads the database by pages. Judged after each kill:
 
-- *Every reader sees one moment of the database*: sums, counters, indices and SQLite's own check.
+- *Every reader sees one moment of the database*: sums, counters, indices and SQLite's own check. Readers read both
+  databases all the time, that of the node that leads and that of the standby.
 - *Every published transaction is there*: of a transfer that was committed before two publications began, the next one
   that leads has to know. And nothing is there that no program had committed.
 - *What was committed and not published is kept*, beside the database of the node that was killed.
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 import argparse
 import random
+import sqlite3
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +30,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from replicator.log.redis_log import RedisLog
+from replicator.runtime.threads import started
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.bank import MODES, Broken, audited, content
 from tests.support.bank_program import BankProgram
@@ -34,6 +38,33 @@ from tests.support.database_nodes import WAYS, DatabaseNode, alive, database_nod
 
 #: Within so long after the nodes and the program work, a kill falls.
 MOMENT_S_MAX = 0.6
+
+#: How often readers look.
+READ_EVERY_S = 0.03
+
+
+class Reader:
+    """Reads a database again and again, on a thread. `wrong`: what was never the content of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reads = 0
+        self.wrong: list[str] = []
+        self._over = threading.Event()
+        self._thread = started(self._read, name=f"reads-{path.name}")
+
+    def _read(self) -> None:
+        while not self._over.wait(READ_EVERY_S):
+            try:
+                self.reads += audited(self.path, busy_s=1.0) >= 0
+            except (Broken, sqlite3.ProgrammingError) as error:
+                self.wrong.append(str(error))
+            except (sqlite3.Error, OSError):  # it is locked, or was moved away right now
+                continue
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 class Kills:
@@ -57,7 +88,7 @@ class Kills:
             "program and primary": self._kill_program_and_primary,
             "standby and primary": self._kill_standby_and_primary,
         }
-        if way == "pages":
+        if way != "copy":
             self._kinds["reader"] = self._kill_reader
 
     def __enter__(self) -> Kills:
@@ -74,6 +105,9 @@ class Kills:
             self._leader, self._standby = self._nodes.values()
             self._start_program()
             stack.callback(lambda: self._program.kill())
+            self.readers = [Reader(node.path) for node in self._nodes.values()]
+            for reader in self.readers:
+                stack.callback(reader.end)
             self._ended = stack.pop_all()
         return self
 
@@ -93,6 +127,9 @@ class Kills:
             self._say(f"{number + 1:4} {kind:20} {self._seen} ({took_s:.1f} s), {len(self.broken)} broken")
         self._end_program()
         self._rest()
+        for reader in self.readers:
+            reader.end()
+            self._holds(not reader.wrong, f"a reader of {reader.path.name} saw: {reader.wrong[:3]}")
         for node in self._nodes.values():
             self._holds(node.end() == 0, f"{node.name} ends in order")
             self._holds(not node.bugs, f"{node.name} said: {node.bugs[:3]}")
@@ -236,6 +273,7 @@ def run(directory: Path, *, kills: int, way: str, mode: str, seed: int, say: Cal
     with Kills(directory, way=way, mode=mode, seed=seed, say=say) as story:
         story.run(kills)
     say(f"{sum(story.done.values())} kills in {time.monotonic() - began:.0f} s: {dict(story.done)}")
+    say(f"reads of both databases: {sum(reader.reads for reader in story.readers)}")
     return story
 
 

@@ -24,8 +24,12 @@ __all__ = ["PATIENCE_S", "WAYS", "DatabaseNode", "alive", "database_nodes", "lea
 #: One step that takes longer hangs. The machine may be busy.
 PATIENCE_S = 120.0
 
-#: How a database is replicated: as copies of it, or by the pages that changed.
-WAYS: dict[str, tuple[str, ...]] = {"copy": (), "pages": ("--sqlite-by", "pages")}
+#: How a database is replicated: as copies of it, or by the pages that changed; with `live`, to where programs read it.
+WAYS: dict[str, tuple[str, ...]] = {
+    "copy": (),
+    "pages": ("--sqlite-by", "pages"),
+    "live": ("--sqlite-by", "pages", "--sqlite-live"),
+}
 
 LEASE_S = 2.0
 
@@ -102,7 +106,7 @@ class DatabaseNode:
     @property
     def _published(self) -> Path:
         """By pages it is in the data directory, until the node is to lead."""
-        return self.path if self.way == "copy" else self.data_dir / "shadow"
+        return self.data_dir / "shadow" if self.way == "pages" else self.path
 
     def _copy_of(self, path: Path) -> Path:
         copy = self.data_dir.with_name(f"{self.name}-looked-at")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
@@ -175,6 +176,7 @@ def leave(path: Path, data: bytes, journal: bytes) -> None:
 def test_nobody_reads_while_the_journal_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock is there before, and after: no descriptor of the database is closed meanwhile."""
     seen: list[bool] = []
+    synced: list[bytes] = []
     with PageGroup(tmp_path, live=True) as pair, Bank(pair.ours) as bank, looked_at() as onlooker:
         bank.transfer(3)
         pair.carry()
@@ -186,10 +188,20 @@ def test_nobody_reads_while_the_journal_is_written(tmp_path: Path, monkeypatch: 
             seen.append(bool(onlooker.sees(path)))
             shutil.copyfile(path, tmp_path / "untouched")
 
+        def sync(descriptor: int) -> None:
+            journal = pair.theirs.with_name(f"{pair.theirs.name}-journal")
+            if journal.exists() and os.path.samestat(journal.stat(), os.fstat(descriptor)):
+                synced.append(journal.read_bytes())
+
         really = module._write_journal
         monkeypatch.setattr(module, "_write_journal", write)
+        monkeypatch.setattr(module.disk, "sync_descriptor", sync)
         bank.transfer()
         pair.carry()
         follows(pair)
     assert seen == [True, True]
+    # and what makes it count comes when the rest is on the disk
+    before, after = synced[:2]
+    assert before[:512] == bytes(512) != after[:512]
+    assert before[512:] == after[512:]
     assert audited(tmp_path / "untouched") == 3
