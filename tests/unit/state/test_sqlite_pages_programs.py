@@ -205,3 +205,31 @@ def test_what_cannot_be_read_is_said_and_what_was_published_stays(tmp_path: Path
             pair.carry()
             assert audited(pair.shadow()) == 5
             assert audit(bank.db) == 5
+
+
+def test_a_log_that_is_begun_anew_under_a_look_is_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it was in the database: the look has no lock that keeps a writer from the beginning of the log."""
+    path, empty, made = tmp_path / "bank", tmp_path / "empty", tmp_path / "made"
+    empty.touch()
+    base = Base(empty, empty.stat().st_ino, 512, 0, NO_PAGES)
+    looks = 0
+    with Bank(path, mode="wal", page_size=512) as bank:
+        bank.transfer(30)
+        bank.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+        def pieces(files: Any, *arguments: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                bank.transfer(40)
+            return really(files, *arguments)
+
+        really = module._Files.pieces
+        monkeypatch.setattr(module._Files, "pieces", pieces)
+        change = Capture(path).look(base).change
+        assert change is not None
+        assert looks == 2
+        made.write_bytes(b"".join(change.pages.values()))
+        assert audited(made) == 70
