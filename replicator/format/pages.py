@@ -139,14 +139,27 @@ class PageChange(NamedTuple):
         return _HEAD.pack(MAGIC, *digests, *sizes) + frame
 
     @classmethod
-    def of(cls, data: bytes, *, id_: str) -> PageChange:
-        """Raises `CorruptRecord`: it is none, or was damaged."""
+    def head_of(cls, data: bytes, *, id_: str) -> PageChange:
+        """The same without its pages, of which nothing is looked at. Raises `CorruptRecord`."""
+        return cls._head_of(data, id_)[0]
+
+    @classmethod
+    def _head_of(cls, data: bytes, id_: str) -> tuple[PageChange, int]:
+        """And how many pages it says that it carries."""
         if len(data) < _HEAD.size or data[:4] != MAGIC:
             raise CorruptRecord(id=id_, problem="its body is no change of pages")
         _, old_digest, digest, page_size, old_count, count, carried = _HEAD.unpack_from(data)
-        size = carried * (page_size + 4)
         if not is_page_size(page_size) or carried * page_size > CHANGE_BYTES_MAX:
             raise CorruptRecord(id=id_, problem="its change of pages is not of a size that there is")
+        digests = int.from_bytes(old_digest, "big"), int.from_bytes(digest, "big")
+        return cls(*digests, page_size, old_count, count, {}), carried
+
+    @classmethod
+    def of(cls, data: bytes, *, id_: str) -> PageChange:
+        """Raises `CorruptRecord`: it is none, or was damaged."""
+        head, carried = cls._head_of(data, id_)
+        page_size, old_count, count = head.page_size, head.old_page_count, head.page_count
+        size = carried * (page_size + 4)
         unpacked = _unpacked(memoryview(data)[_HEAD.size :], size, id_)
         numbers = struct.unpack_from(f">{carried}I", unpacked)
         ascending = all(before < number for before, number in zip((0, *numbers), numbers, strict=False))
@@ -154,13 +167,10 @@ class PageChange(NamedTuple):
             raise CorruptRecord(id=id_, problem="its change of pages has numbers that cannot be")
         starts = range(4 * carried, size, page_size)
         pages = {number: unpacked[at : at + page_size] for number, at in zip(numbers, starts, strict=True)}
-        change = cls(
-            int.from_bytes(old_digest, "big"), int.from_bytes(digest, "big"), page_size, old_count, count, pages
-        )
         new = range(old_count + 1, count + 1)
         if len(new) > carried or any(number not in pages for number in new):
             raise CorruptRecord(id=id_, problem="its change of pages lacks pages at the end")
-        return change
+        return head._replace(pages=pages)
 
 
 def _unpacked(frame: memoryview, size: int, id_: str) -> bytes:

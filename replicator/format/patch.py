@@ -166,7 +166,7 @@ class PatchHead(NamedTuple):
     def of(cls, patch: bytes, *, id_: str) -> PatchHead:
         """Read the head of `patch`. Raises `CorruptRecord`."""
         if patch[:4] == PAGES_MAGIC:
-            return cls._of_pages(PageChange.of(patch, id_=id_))
+            return cls._of_pages(PageChange.head_of(patch, id_=id_))
         if len(patch) < _HEAD.size:
             raise CorruptRecord(id=id_, problem="its patch is too short")
         magic, old_digest, new_digest, old_size, new_size, raw = _HEAD.unpack_from(patch)

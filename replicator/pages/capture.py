@@ -23,6 +23,7 @@ bug; it is said, and sent.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
@@ -131,7 +132,6 @@ class Capture:
 
     def _look(self, base: Base, shadow: int) -> Found:
         audits = time.monotonic() - self._audited_at >= self._audit_every_s
-        began = time.monotonic()
         with _reading(self._path) as files:
             if files.page_size != base.page_size and base.page_count:
                 return Found(all_of_it="its page size is another one")
@@ -140,7 +140,7 @@ class Capture:
                 return Found()
             compared = _compared(files, base, shadow, seen, audits=audits)
             files.check_still()
-        held_s = time.monotonic() - began if compared.scanned else 0.0
+        held_s = time.monotonic() - files.held_from if compared.scanned else 0.0
         if audits:
             self._audited_at = time.monotonic()
             if _digest_of(shadow, base) != base.digest:
@@ -229,9 +229,11 @@ class _Files:
         self.count = 0
         self.page_size = _NO_SIZE
         self.file = 0, 0
+        self.held_from = math.inf
 
     def open(self) -> None:
         """Raises `NoDatabase`, `Moving`, `OSError`."""
+        self.held_from = time.monotonic()
         self._database = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         header, there = os.pread(self._database, _HEADER_BYTES, 0), os.fstat(self._database)
         self.file = there.st_ino, there.st_mtime_ns

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import StateError, StateInUse
-from ..format.pages import PageChange, as_text
+from ..format.pages import as_text
 from ..runtime.event_log import EventLogger
-from .capture import Base, Capture, NoDatabase
+from .capture import AUDIT_EVERY_S, Base, Capture, NoDatabase
 
 __all__ = ["Reader", "main", "run"]
 
@@ -36,22 +36,26 @@ END_WITHIN_S = 5.0
 
 #: Nothing of the directory in which this process happens to be is imported; this very package is.
 _PACKAGES = Path(__file__).parents[2]
-_CHILD = f"import sys; sys.path.append(sys.argv[1]); from {__name__} import run; run(sys.argv[2])"
+_CHILD = f"import sys; sys.path.append(sys.argv[1]); from {__name__} import run; run(sys.argv[2], float(sys.argv[3]))"
 
 
 class Reader:
     """The parent's side, for one database. Thread-safe. The child is started with the first question."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, audit_every_s: float = AUDIT_EVERY_S) -> None:
         self._path = path
+        self._audit_every_s = audit_every_s
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         #: How long the last look read all of it for; 0: it did not.
         self.held_s = 0.0
         self.was_wal = False
 
-    def look(self, shadow: Path, base: Base) -> PageChange | str | None:
-        """What differs from the shadow; None: nothing; in words: why all of it has to be drawn. Raises `StateError`."""
+    def look(self, shadow: Path, base: Base) -> bytes | str | None:
+        """What differs from the shadow, a `PageChange`; None: nothing; in words: why all of it has to be drawn.
+
+        Raises `StateError`.
+        """
         question = {
             "look": as_text(base.digest),
             "shadow": str(shadow),
@@ -66,7 +70,7 @@ class Reader:
             logger.error("pages.missed", what, self._path, missed)
         if answer["what"] == "all":
             return str(answer["why"])
-        return PageChange.of(data, id_=str(self._path)) if answer["what"] == "change" else None
+        return data if answer["what"] == "change" else None
 
     def draw(self, draft: Path) -> None:
         """Have all of it in a new file. Raises `StateError`."""
@@ -105,6 +109,7 @@ class Reader:
 
     def _started(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-c", _CHILD, str(_PACKAGES), str(self._path.absolute())]
+        command.append(str(self._audit_every_s))
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         weakref.finalize(self, _end, child)
         return child
@@ -128,9 +133,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 # --- the child --------------------------------------------------------------------------------------------------------
 
 
-def main(path: str, questions: BinaryIO, answers: BinaryIO) -> None:
+def main(capture: Capture, questions: BinaryIO, answers: BinaryIO) -> None:
     """Answer until there is nothing more to be answered."""
-    capture = Capture(Path(path))
     for line in questions:
         answer, data = _answered(capture, json.loads(line))
         answers.write(json.dumps(answer).encode() + b"\n" + data)
@@ -166,8 +170,8 @@ def _looked(capture: Capture, question: dict[str, Any]) -> tuple[dict[str, Any],
     return told | {"bytes": len(data)}, data
 
 
-def run(path: str) -> None:
+def run(path: str, audit_every_s: float) -> None:
     """The child, from its start to its end. Its parent ends it, in order: a Ctrl-C goes to both."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    main(path, sys.stdin.buffer, sys.stdout.buffer)
+    main(Capture(Path(path), audit_every_s=audit_every_s), sys.stdin.buffer, sys.stdout.buffer)

@@ -10,6 +10,7 @@ time, by a thread. Otherwise it is restored, as any other.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,9 @@ LACKS_MAX = 8192
 #: How long programs that hold a live database have it for themselves before it is tried again.
 TRY_AGAIN_S = 0.2
 
+#: After a live one had to be restored as a whole, it lags for so many times as long as that took.
+RESTORES_PAUSE = 20
+
 
 class PagesUpdater(WholeUpdater):
     """See `StateUpdater`. `state`: the one that is kept up."""
@@ -56,6 +60,9 @@ class PagesUpdater(WholeUpdater):
         self._lags = False
         #: The pages that it lacks; None: nobody knows. Under the lock of the state.
         self._lacks: set[int] | None = None
+        #: The first page of what is being restored.
+        self._first: tuple[dict[int, bytes], int] | None = None
+        self._restores_from = 0.0
         self._moved = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -138,12 +145,25 @@ class PagesUpdater(WholeUpdater):
 
     # --- the state ---------------------------------------------------------------------------------------------------
 
+    def _pieces_to_write(self) -> Iterator[Any]:
+        with self._applied.lock:
+            self._state.loses_track()
+            self._written_digest, self._first = self._pages.digest, self._pages.now(())
+            pieces = self._pages.pieces()
+            # From here on it is known what the state lacks, if it becomes this.
+            self._lacks = set() if self._first is not None else None
+        for piece in pieces:
+            if self._rebuild.closed:
+                raise Dropped
+            yield piece
+
     @contextmanager
     def _written(self) -> Iterator[None]:
         with super()._written():
             yield
-            if self._pages.digest == self._written_digest:
-                self._is_written()
+            self._lags = self._pages.digest != self._written_digest
+            if self._first is not None:
+                self._state.is_published(self._first[0][1])
 
     def _is_written(self) -> None:
         """The state is what was published. The caller has its lock, or nobody else has it yet."""
@@ -198,19 +218,36 @@ class PagesUpdater(WholeUpdater):
         while not self._closing:
             self._moved.wait()
             self._moved.clear()
-            while self._lags and not self._closing and self._lacks is not None and not self._tried():
+            while self._lags and not self._closing and not self._tried():
                 self._moved.wait(TRY_AGAIN_S)
 
     def _tried(self) -> bool:
         """Whether there is nothing more to be done for now."""
         try:
             with self._writing:
-                return self._pages.is_ahead or self._caught_up()
+                # Looked at here: meanwhile the node may have come to lead, and its program may write.
+                if not self._lags or self._pages.is_ahead or self._known.node_state.holds_term:
+                    return True
+                if self._caught_up():
+                    return True
+                return self._lacks is None and self._restored()
         except Exception:
             # Once the node is to lead, it is seen to in another way.
             logger.exception("database.not_followed", "a bug in replicator: %s is not live any more", self._state.path)
             self._closing = True
             return True
+
+    def _restored(self) -> bool:
+        """Whether a live one that cannot be brought up to date in place was restored, or is left to `write_state`."""
+        began = time.monotonic()
+        if began < self._restores_from:
+            return False
+        try:
+            self._write_once(insisting=False)
+        except StateError:
+            return True  # it is `unwritten` now
+        self._restores_from = time.monotonic() + RESTORES_PAUSE * (time.monotonic() - began)
+        return not self._lags
 
     def close(self) -> None:
         self._closing = True

@@ -33,7 +33,6 @@ from replicator.storage import disk
 from replicator.storage.published_pages import ALL_OF_IT
 from replicator.storage.shadow import Shadow
 
-from ..format.pages import PageChange
 from ..runtime.event_log import EventLogger
 from .replaced_files import explained
 from .sqlite import BUSY_S, SQLiteState, normal
@@ -83,14 +82,14 @@ class SQLitePages(SQLiteState):
         """Whether it was read so long just now that programs have it for themselves for a while."""
         return time.monotonic() < self._rests_until
 
-    def look(self, shadow: Shadow) -> PageChange | str | None:
+    def look(self, shadow: Shadow) -> bytes | str | None:
         """See `Source`."""
         seen = self.seen()
         base = Base(shadow.path, shadow.inode, shadow.page_size, shadow.count, shadow.digest)
         found = self._reader.look(shadow.path, base)
         share = SHARE_READ_IN_WAL if self._reader.was_wal else SHARE_READ
         self._rests_until = time.monotonic() + self._reader.held_s / share
-        self._drawn = seen, shadow_text(found, base)
+        self._drawn = seen, ""
         if isinstance(found, str):
             logger.info("publish.whole", "%s is published as a whole: %s", self.path, found)
             return ALL_OF_IT
@@ -100,7 +99,7 @@ class SQLitePages(SQLiteState):
         """See `Source`."""
         seen = self.seen()
         self._reader.draw(draft)
-        self._drawn = seen, str(seen)
+        self._drawn = seen, ""
 
     def is_published(self, first: bytes) -> None:
         """At `path` is what is published, of which this is the first page: now it can be brought up to date in place.
@@ -115,8 +114,12 @@ class SQLitePages(SQLiteState):
         self._left = Left(header, first[SCHEMA]) if header is not None and header[MODE] == NOT_WAL else None
         self._notes.write(*([self._left.header] if self._left is not None else []))
         if self.live and self._left is None:
-            what = "%s is in WAL mode, and in use: it is what is published once this node leads"
+            what = "%s is in WAL mode, and in use: it can only be restored as a whole"
             logger.warning("database.lags", what, self.path)
+
+    def loses_track(self) -> None:
+        """It is about to be restored: until that is done, nobody knows what it lacks."""
+        self._left = None
 
     def recognise(self) -> None:
         """At the start: if nobody wrote the database since it was left, nothing of it is lost by what replaces it."""
@@ -218,11 +221,6 @@ class _Notes:
         if self._path is not None:
             with suppress(OSError):
                 self._path.unlink()
-
-
-def shadow_text(found: PageChange | str | None, base: Base) -> str:
-    """In the place of a digest: which database this is."""
-    return f"pages {found.digest if isinstance(found, PageChange) else base.digest}"
 
 
 def _normal_pieces(pieces: Iterable[Any], path: Path) -> Iterator[bytes]:

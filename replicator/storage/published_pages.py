@@ -45,8 +45,8 @@ _SMALL_BYTES = 4 * 1024 * 1024
 class Source(Protocol):
     """What reads the database of the program."""
 
-    def look(self, shadow: Shadow) -> PageChange | str | None:
-        """What became of it since the shadow; None: nothing; `ALL_OF_IT`. Raises `StateError`."""
+    def look(self, shadow: Shadow) -> bytes | str | None:
+        """What became of it since the shadow, a `PageChange`; None: nothing; `ALL_OF_IT`. Raises `StateError`."""
 
     def draw(self, draft: Path) -> None:
         """Write all of it to this file, as it is at one moment. Raises `StateError`."""
@@ -105,7 +105,7 @@ class PublishedPages(Whole):
     def load(
         self, base: Payload | None, bodies: Callable[[], Iterable[bytes]], changes: Callable[[], Iterable[ChangeRecord]]
     ) -> None:
-        every = (PageChange.of(patch, id_="shadow") for patch in self._patches(changes()))
+        every = (PageChange.head_of(patch, id_="shadow") for patch in self._patches(changes()))
         wanted = [as_text(change.digest) for change in every]
         self._shadow = Shadow.found(self.path) if base is not None else None
         if self._shadow is not None and base is not None:
@@ -230,13 +230,12 @@ class PublishedPages(Whole):
         found = self.source.look(shadow) if shadow is not None and not shadow.broken else ALL_OF_IT
         if found is None:
             return None
-        if isinstance(found, PageChange):
+        if isinstance(found, bytes):
             assert shadow is not None
-            patch = found.to_bytes()
-            if _may_go_as_a_whole(patch, shadow) and shadow.counted() != shadow.digest:
+            if _may_go_as_a_whole(found, shadow) and shadow.counted() != shadow.digest:
                 shadow.breaks("it was changed by something else than this node")
             else:
-                return self._made_of(found, patch, shadow)
+                return self._made_of(PageChange.of(found, id_="shadow"), found, shadow)
         return self._made_anew()
 
     def _made_of(self, change: PageChange, patch: bytes, shadow: Shadow) -> Made:

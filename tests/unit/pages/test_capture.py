@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from replicator.errors import StateError
 from replicator.format.pages import PageChange, canonical
 from replicator.pages.capture import Base
 from replicator.pages.capture_process import Reader
@@ -25,6 +27,8 @@ class Followed:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "db"
         self.reader = Reader(self.path)
+        #: They are never closed: that would cost the connections of this process their locks.
+        self._files: list[int] = []
         self._drafts = 0
         self.shadow = self._nothing(directory)
 
@@ -34,7 +38,7 @@ class Followed:
         assert shadow is not None
         return shadow
 
-    def look(self) -> PageChange | str | None:
+    def look(self) -> bytes | str | None:
         shadow = self.shadow
         base = Base(shadow.path, shadow.inode, shadow.page_size, shadow.count, shadow.digest)
         return self.reader.look(shadow.path, base)
@@ -42,9 +46,10 @@ class Followed:
     def follow(self) -> str:
         """What it took: nothing, a change, or all of it."""
         found = self.look()
-        if isinstance(found, PageChange):
-            self.shadow.check(found, id_="test")
-            self.shadow.make(PageChange.of(found.to_bytes(), id_="test"))
+        if isinstance(found, bytes):
+            change = PageChange.of(found, id_="test")
+            self.shadow.check(change, id_="test")
+            self.shadow.make(change)
             return "change"
         return "nothing" if found is None else self._draw()
 
@@ -56,6 +61,12 @@ class Followed:
         assert drawn is not None
         self.shadow = drawn
         return "all"
+
+    def spoil(self, path: Path, number: int) -> None:
+        """Change a page of the file, past SQLite and past the node."""
+        self._files.append(os.open(path, os.O_RDWR))
+        size = self.shadow.page_size
+        os.pwrite(self._files[-1], b"!", number * size - 1)
 
     def check(self) -> None:
         """The shadow is the database, and its digest is right."""
@@ -118,4 +129,82 @@ def test_whatever_a_program_does_the_shadow_is_its_database(followed: Followed, 
             assert followed.follow() == "nothing"
             if turn % 4 == 0:
                 followed.check()
+        followed.check()
+
+
+def test_an_audit_finds_what_the_log_does_not_tell_and_a_shadow_that_was_changed(
+    followed: Followed, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(opened(followed.path)) as db:
+        for _ in range(40):
+            db.execute("INSERT INTO t (value) VALUES (zeroblob(3000))")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        db.execute("UPDATE t SET value = zeroblob(2999) WHERE id = 1")
+        followed.follow()
+        followed.follow()
+        followed.spoil(followed.path, 30)
+        db.execute("UPDATE t SET value = zeroblob(2998) WHERE id = 1")
+        assert followed.follow() == "change"
+        assert followed.shadow.page(30)[-1:] != b"!"  # the log did not tell
+        followed.reader.close()
+        followed.reader = Reader(followed.path, audit_every_s=0)
+        followed.follow()  # all of it, in any case: this one knows of no log yet
+        followed.follow()
+        assert "pages that its log did not tell" not in caplog.text
+        followed.spoil(followed.path, 31)
+        db.execute("UPDATE t SET value = zeroblob(2997) WHERE id = 1")
+        followed.follow()
+        assert "had 1 changed pages that its log did not tell" in caplog.text
+        followed.check()
+        followed.spoil(followed.shadow.path, 20)
+        assert followed.follow() == "all"
+        followed.check()
+
+
+def test_a_database_that_a_program_has_for_itself_is_refused_and_read_once_it_has_not(followed: Followed) -> None:
+    for mode in ("wal", "delete"):
+        with closing(opened(followed.path, mode)) as db:
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute("INSERT INTO t (value) VALUES (1)")
+            with pytest.raises(StateError):
+                followed.follow()
+        assert followed.follow() in ("change", "all")
+        followed.check()
+
+
+def test_what_is_no_database_is_refused_and_one_of_another_page_size_is_sent_as_a_whole(followed: Followed) -> None:
+    with pytest.raises(StateError):
+        followed.follow()
+    followed.path.write_bytes(b"no database" * 100)
+    with pytest.raises(StateError):
+        followed.follow()
+    followed.path.unlink()
+    with closing(opened(followed.path, "delete", page_size=1024)) as db:
+        followed.follow()
+        db.execute("INSERT INTO t (value) VALUES (zeroblob(9000))")
+        assert followed.follow() == "change"
+        db.execute("PRAGMA page_size = 8192")
+        db.execute("VACUUM")
+        assert followed.follow() == "all"
+        db.execute("INSERT INTO t (value) VALUES (zeroblob(40000000))")
+        assert followed.follow() == "all"
+        followed.check()
+    # another file in its place
+    with closing(opened(followed.path.with_name("other"), "delete", page_size=8192)) as other:
+        other.execute("INSERT INTO t (value) VALUES (2)")
+    followed.path.with_name("other").rename(followed.path)
+    followed.follow()
+    followed.check()
+
+
+def test_a_reader_that_was_killed_is_followed_by_another_one(followed: Followed) -> None:
+    with closing(opened(followed.path)) as db:
+        followed.follow()
+        assert followed.reader._child is not None
+        followed.reader._child.kill()
+        followed.reader._child.wait()
+        db.execute("INSERT INTO t (value) VALUES (1)")
+        with pytest.raises(StateError, match="another one is started"):
+            followed.follow()
+        assert followed.follow() == "change"
         followed.check()

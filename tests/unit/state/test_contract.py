@@ -16,6 +16,7 @@ from replicator.registry.state import Registry
 from replicator.state.contract import at_version, check_state, takes_version
 from replicator.state.file import FileState
 from replicator.state.sqlite import SQLiteState
+from replicator.state.sqlite_pages import SQLitePages
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.support.kv import KV
 
@@ -104,6 +105,7 @@ def test_what_is_no_state_is_named(state: object, said: str) -> None:
         Registry(),
         FileState("f"),
         SQLiteState("f"),
+        SQLitePages("f"),
         state_with(snapshot=pieces),
         state_with(apply=None),
         state_with(apply=None, supply=lambda self: None, publish=lambda self: None, reply=lambda self: None),

@@ -167,3 +167,33 @@ def test_a_live_one_is_what_is_published_all_the_time(tmp_path: Path) -> None:
             assert kept(theirs) == []
         finally:
             group.close()
+
+
+def test_a_live_one_that_somebody_wrote_is_what_is_published_again(tmp_path: Path) -> None:
+    group = Group(tmp_path / "nodes")
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    with closing(opened(ours)) as db:
+        filled(db)
+        try:
+            a = group.primary("a", state=SQLitePages(ours))
+            a.publish()
+            b = group.node("b", state=SQLitePages(theirs, live=True))
+            eventually(lambda: b.position == a.position)
+            # in WAL mode, and in use: restored as a whole, and then in place again
+            with closing(opened(theirs)) as somebody:
+                somebody.execute("UPDATE t SET value = 'mine' WHERE id = 1")
+                db.execute("UPDATE t SET value = 'ours' WHERE id = 9")
+                a.publish()
+                eventually(partial(_has, somebody, "ours"))
+                assert somebody.execute("SELECT value FROM t WHERE id = 1").fetchone() != ("mine",)
+                (aside,) = kept(theirs)
+                assert ("mine",) in [row[1:] for row in rows(aside)]
+            for value in ("once", "and again"):
+                db.execute("UPDATE t SET value = ? WHERE id = 9", (value,))
+                a.publish()
+                with closing(sqlite3.connect(theirs)) as reader:
+                    eventually(partial(_has, reader, value))
+            assert rows(theirs) == rows(ours)
+            assert kept(theirs) == [aside]
+        finally:
+            group.close()

@@ -169,7 +169,7 @@ class Source:
         self.content = b""
 
     def look(self, shadow: Shadow) -> Any:
-        return self.says
+        return self.says.to_bytes() if isinstance(self.says, PageChange) else self.says
 
     def draw(self, draft: Path) -> None:
         draft.write_bytes(self.content)
