@@ -29,6 +29,9 @@ STARTS_WITHIN_S = 180.0
 #: As a program would have it that wants a standby to be close.
 PUBLISH_EVERY_S = 0.1
 
+#: The larger one is more than a node takes by default.
+SNAPSHOT_BYTES_MAX = 1_000_000_000
+
 #: Options of a node, by the way in which it replicates a database.
 WAYS: dict[str, tuple[str, ...]] = {"copy": (), "pages": ("--sqlite-by", "pages")}
 
@@ -109,7 +112,8 @@ class _Node:
         self._counting = counting
         words = [
             sys.executable, "-m", "replicator.workers.node", "--name", name, "--data-dir", str(self.data_dir),
-            "--sqlite", str(self.path), "--publish-every-s", str(PUBLISH_EVERY_S), *WAYS[way],
+            "--sqlite", str(self.path), "--publish-every-s", str(PUBLISH_EVERY_S),
+            "--snapshot-bytes-max", str(SNAPSHOT_BYTES_MAX), *WAYS[way],
         ]  # fmt: skip
         environment = {key: value for key, value in os.environ.items() if not key.startswith("REPLICATOR_")}
         environment |= {"REPLICATOR_REDIS": setting.url, "REPLICATOR_GROUP": group, "REPLICATOR_LOG_LEVEL": "ERROR"}
