@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import CheckpointError, StateError
+from ..errors import CheckpointError, StateError, StateInUse
 from ..format.records import PartRecord, Record
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
@@ -183,9 +183,11 @@ class PagesUpdater(WholeUpdater):
             return False
         try:
             done = self._state.catch_up(*now)
-        except StateError:
+        except StateInUse:
             self._lacks_again(lacks)
             return False
+        except StateError:  # what is in the way of all of it will be said
+            done = False
         with self._applied.lock:
             if not done:
                 self._lacks = None

@@ -168,6 +168,10 @@ def _run_of(program: Program, lease_s: float) -> RunProgram | None:
 def _state_beside(program: Program) -> FileState | SQLiteState | None:
     if program.file is not None and program.sqlite is not None:
         raise ConfigError(setting="file", problem="give a file or an SQLite database, not both")
+    if program.sqlite_live and program.sqlite_by != "pages":
+        raise ConfigError(setting="sqlite-live", problem="goes with --sqlite-by pages")
+    if program.sqlite_by == "pages" and program.sqlite is None:
+        raise ConfigError(setting="sqlite-by", problem="says how --sqlite replicates a database, and none was given")
     if program.file is not None:
         return FileState(program.file, mode=program.file_mode)
     if program.sqlite is None:

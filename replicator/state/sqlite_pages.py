@@ -17,6 +17,7 @@ that somebody wrote. That is not synced: after a power cut a copy too many is pu
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +48,10 @@ SHARE_READ = 0.02
 
 #: In WAL mode that is in nobody's way, and costs processor time.
 SHARE_READ_IN_WAL = 0.1
+
+
+#: Room for what is noted: a word, and two headers.
+_NOTES_BYTES = 8 + 2 * (2 * HEADER_BYTES + 1)
 
 
 class SQLitePages(SQLiteState):
@@ -144,7 +149,7 @@ class SQLitePages(SQLiteState):
             self._left = None
             logger.warning(
                 "database.lags",
-                "%s was written by something else: it is what is published once this node leads",
+                "%s was written by something else: it has to be restored as a whole",
                 self.path,
             )
             return False
@@ -213,8 +218,17 @@ class _Notes:
         """What cannot be noted costs a copy too many at the next start."""
         if self._path is not None:
             mode = "wal" if self.was_wal else "other"
+            told = " ".join([mode, *(header.hex() for header in headers)])
             with suppress(OSError):
-                self._path.write_text(" ".join([mode, *(header.hex() for header in headers)]))
+                self._put(self._path, told.ljust(_NOTES_BYTES).encode())
+
+    def _put(self, path: Path, told: bytes) -> None:
+        """In one write, over what is there: a kill leaves the one or the other."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, disk.PRIVATE)
+        try:
+            os.pwrite(descriptor, told, 0)
+        finally:
+            os.close(descriptor)
 
     def forget(self) -> None:
         self.was_wal = False

@@ -265,6 +265,8 @@ def test_what_is_no_command_is_refused() -> None:
     ("options", "setting"),
     [
         ({"file": Path("a"), "sqlite": Path("b")}, "file"),
+        ({"sqlite": Path("b"), "sqlite_live": True}, "sqlite-live"),
+        ({"file": Path("a"), "sqlite_by": "pages"}, "sqlite-by"),
         ({"file": Path("a"), "publish_every_s": 0.0}, "publish-every-s"),
         ({"on_standby": "'"}, "on-standby"),
     ],
