@@ -24,7 +24,7 @@ from tests.support.page_group import PageGroup
 PAGE_BYTES = 512
 
 #: The machine may be busy.
-FOLLOW_S = 8.0
+FOLLOW_S = 90.0
 
 #: The modes in which the database of a standby can be read while it follows.
 READ_MODES = ("delete", "truncate", "persist")
