@@ -41,6 +41,7 @@ from bench import (
     sealed,
     snapshot,
     soak,
+    sqlite,
     standbys,
     state_size,
 )
@@ -64,6 +65,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "one-percent": one_percent,
     "snapshot": snapshot,
     "patch": patch,
+    "sqlite": sqlite,
     "failover": failover,
     "idle": idle,
     "groups": groups,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +47,7 @@ from bench import (
     results,
     sealed,
     snapshot,
+    sqlite,
     standbys,
     state_size,
     states,
@@ -58,10 +62,12 @@ from bench.interpreter_watch import InterpreterWatch
 from bench.results import Result
 from bench.systems import etcd, nats, ours, redis, syncobj
 from bench.systems.base import Running, System
+from bench.written import Counting, can_count
 from replicator import Node
 from replicator.format.codec import encode_change
 from replicator.replica.ledger import KEYS_MAX
 from replicator.sandbox.redis_server import RedisServer
+from tests.support.needs import needs
 
 
 @pytest.fixture
@@ -388,6 +394,42 @@ def test_one_per_cent_changed(setting: Setting) -> None:
     assert 10 * 100 < figures["submit bytes"] < figures["publish bytes"]
     assert figures["submit bytes share"] == figures["submit bytes"] / figures["publish bytes"]
     assert min(figures[f"{way} {what}"] for way in ("publish", "submit") for what in ("time", "apply")) > 0
+
+
+@pytest.mark.parametrize("way", sqlite.WAYS)
+def test_a_database_of_sqlite(setting: Setting, way: str) -> None:
+    case = sqlite.Case(way=way, mode="wal", mb=1)
+    figures = sqlite.measure(setting, sqlite.Sizes(cases=[case], seconds=2.0)).figures
+    assert 0 < figures[f"{case}: readable p50 s"] <= figures[f"{case}: readable p99 s"]
+    for role in sqlite.ROLES:
+        assert figures[f"{case}: {role} cpu share"] > 0
+        if can_count():
+            assert figures[f"{case}: {role} written MB/s"] > 0
+
+
+def test_what_a_process_and_its_children_write_is_counted(tmp_path: Path) -> None:
+    needs(can_count(), "a compiler of C (gcc), and Linux")
+    counting = Counting(tmp_path / "counts")
+    (tmp_path / "writes.py").write_text(WRITES)
+    words = [sys.executable, str(tmp_path / "writes.py"), str(tmp_path / "file"), str(tmp_path / "copy")]
+    subprocess.run(words, check=True, env=os.environ | counting.environment("it"))
+    assert counting.written("it") == {str(tmp_path / "file"): 1017, str(tmp_path / "copy"): 1017, "socket": 5}
+    assert counting.written("another") == {}
+
+
+#: With Python's own call, SQLite's, a copy in the kernel, and a child.
+WRITES = """
+import os, shutil, socket, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.pwrite(file, bytes(1000), 17)
+if os.fork() == 0:
+    os.write(file, bytes(17))
+    os._exit(0)
+os.wait()
+shutil.copyfile(sys.argv[1], sys.argv[2])
+one, other = socket.socketpair()
+one.sendall(b"sent.")
+"""
 
 
 def test_a_leader_is_killed(setting: Setting) -> None:

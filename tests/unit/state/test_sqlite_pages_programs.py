@@ -1,0 +1,235 @@
+"""What programs do to a database that is replicated by pages: whatever it is, standbys have what was committed."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator.errors import StateError
+from replicator.format.pages import NO_PAGES
+from replicator.pages import capture as module
+from replicator.pages.capture import Base, Capture
+from tests.support.bank import MODES, Bank, audit, audited, content
+from tests.support.bank_actions import ACTIONS, ALONE, OF_WAL
+from tests.support.bank_program import BankProgram
+from tests.support.file_locks import looked_at
+from tests.support.kv import PATIENCE_S
+from tests.support.page_group import PageGroup
+
+#: Sizes of pages, each with a kind of auto_vacuum: none, full, incremental.
+SIZES = {512: 2, 4096: 0, 65536: 1}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("page_size", SIZES)
+def test_after_each_action_of_a_program_the_standby_has_what_the_primary_has(
+    tmp_path: Path, mode: str, page_size: int
+) -> None:
+    actions = ACTIONS | (OF_WAL if mode == "wal" else {}) | ALONE
+    if page_size != 512:
+        del actions["another page size"]  # from each size to another is the same
+        actions.pop("more frames than one index has", None)
+    with (
+        PageGroup(tmp_path) as pair,
+        Bank(pair.ours, mode=mode, page_size=page_size, auto_vacuum=SIZES[page_size]) as bank,
+    ):
+        for name, action in actions.items():
+            action(bank)
+            published = pair.carry()
+            assert published.what != "nothing", name
+            assert pair.are_equal(), name
+            assert pair.publish().what == "nothing", name
+        pair.group.end_lease()
+        pair.b.promote(timeout_s=PATIENCE_S)
+        assert content(pair.theirs) == content(pair.ours)
+        assert audited(pair.theirs) == bank.transfers
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_published_while_a_program_works_is_one_moment_of_its_database(tmp_path: Path, mode: str) -> None:
+    with PageGroup(tmp_path) as pair:
+        Bank(pair.ours, mode=mode).close()
+        with BankProgram(pair.ours, tmp_path / "said", mode=mode, every_s=0.0, acts=True) as program:
+            seen = {0}
+            while len(seen) < 25:
+                pair.carry()
+                newest = audited(pair.shadow())
+                assert newest >= max(seen)
+                seen.add(newest)
+                assert program.said is None or program.said.refusals == 0
+            program.end()
+        pair.carry()
+        assert pair.are_equal()
+
+
+def test_programs_that_wait_for_no_lock_are_not_refused_in_wal_mode_and_lose_nothing_otherwise(tmp_path: Path) -> None:
+    for mode in ("wal", "delete"):
+        (tmp_path / mode).mkdir()
+        with PageGroup(tmp_path / mode) as pair:
+            Bank(pair.ours, mode=mode).close()
+            said = tmp_path / mode / "said"
+            with BankProgram(pair.ours, said, mode=mode, every_s=0.001, busy_s=0.0) as program:
+                program.has_begun()
+                for _ in range(50):
+                    pair.publish()
+                program.end()
+                assert program.said is not None
+                assert mode != "wal" or program.said.refusals == 0
+            pair.carry()
+            assert audited(pair.shadow()) == audited(pair.ours) >= program.said.transfers
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_readers_without_end_are_in_nobodys_way(tmp_path: Path, mode: str) -> None:
+    """Of the primary, and of what a standby has at its path."""
+    with PageGroup(tmp_path) as pair, Bank(pair.ours, mode=mode) as bank:
+        bank.transfer(5)
+        pair.carry()
+        with closing(sqlite3.connect(pair.ours, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            assert audit_within(reader) == 5
+            if mode == "wal":  # in the others nobody can write beside a reader
+                for action in (*ACTIONS.values(), OF_WAL["wal_checkpoint(PASSIVE)"]):
+                    if action not in (ACTIONS["VACUUM"], ACTIONS["closing and opening"]):
+                        action(bank)
+                    pair.carry()
+                    assert pair.are_equal()
+            assert audit_within(reader) == 5
+            reader.execute("ROLLBACK")
+        bank.transfer()
+        pair.carry()
+        assert audited(pair.shadow()) == bank.transfers
+
+
+def audit_within(db: sqlite3.Connection) -> int:
+    ((transfers,),) = db.execute("SELECT transfers FROM counter").fetchall()
+    return int(transfers)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_look_has_its_locks_until_it_has_read_the_last_byte(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes a descriptor too early lets programs write what is being read."""
+    path, empty = tmp_path / "bank", tmp_path / "empty"
+    empty.touch()
+    base = Base(empty, empty.stat().st_ino, 4096, 0, NO_PAGES)
+    seen: list[int] = []
+    closed: list[int] = []
+    with Bank(path, mode=mode) as bank, looked_at() as onlooker:
+        bank.transfer(3)
+        bank.close()  # in this process there is no lock but that of the look
+
+        def at_the_end(files: Any) -> None:
+            still(files)
+            seen.append(onlooker.sees(path))
+            if mode == "wal":
+                seen.append(onlooker.sees(path, "-shm"))
+
+        def at_the_close(files: Any) -> None:
+            closed.append(onlooker.sees(path))  # SQLite has closed its own before
+            close(files)
+
+        still, close = module._Files.check_still, module._Files.close
+        monkeypatch.setattr(module._Files, "close", at_the_close)
+        monkeypatch.setattr(module._Files, "check_still", at_the_end)
+        capture = Capture(path)
+        assert capture.look(base).change is not None
+        capture.draw(tmp_path / "drawn")
+        assert seen == [os.getpid()] * (4 if mode == "wal" else 2)
+        assert closed == [0, 0]
+
+
+def test_the_locks_of_programs_stay_whatever_a_node_does_beside_them(tmp_path: Path) -> None:
+    """Of this process, in which the nodes are, too: the worst place for them."""
+    for mode in ("wal", "delete"):
+        (tmp_path / mode).mkdir()
+        with PageGroup(tmp_path / mode) as pair, Bank(pair.ours, mode=mode) as bank, looked_at() as onlooker:
+            for number in range(5):
+                bank.transfer()
+                bank.db.execute("BEGIN")
+                assert audit_within(bank.db) == number + 1
+                pair.carry()
+                assert onlooker.sees(pair.ours) != 0
+                assert mode != "wal" or onlooker.sees(pair.ours, "-shm") != 0
+                bank.db.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_another_database_in_its_place_is_published_as_it_is(tmp_path: Path, mode: str) -> None:
+    with PageGroup(tmp_path) as pair:
+        with Bank(pair.ours, mode=mode) as bank:
+            bank.transfer(4)
+        pair.carry()
+        # as a program does that restores a backup
+        with Bank(tmp_path / "backup", mode=mode) as bank:
+            bank.transfer(9)
+        (tmp_path / "backup").replace(pair.ours)
+        pair.carry()
+        assert audited(pair.shadow()) == 9
+        assert pair.are_equal()
+        # one that has the same inode, and other content of the same length
+        with Bank(tmp_path / "backup", mode=mode) as bank:
+            bank.transfer(7)
+        pair.ours.write_bytes((tmp_path / "backup").read_bytes())
+        pair.carry()
+        assert audited(pair.shadow()) == 7
+        assert pair.are_equal()
+
+
+def test_what_cannot_be_read_is_said_and_what_was_published_stays(tmp_path: Path) -> None:
+    with PageGroup(tmp_path) as pair:
+        with Bank(pair.ours, mode="wal") as bank:
+            bank.transfer(4)
+            pair.carry()
+        with closing(sqlite3.connect(pair.ours, isolation_level=None)) as db:
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute("UPDATE counter SET transfers = transfers")
+            with pytest.raises(StateError):
+                pair.a.publish()
+        pair.ours.rename(tmp_path / "away")
+        with pytest.raises(StateError):
+            pair.a.publish()
+        pair.ours.write_bytes(b"no database" * 1000)
+        with pytest.raises(StateError):
+            pair.a.publish()
+        assert audited(pair.shadow()) == 4
+        (tmp_path / "away").rename(pair.ours)
+        with Bank(pair.ours) as bank:
+            bank.transfer()
+            pair.carry()
+            assert audited(pair.shadow()) == 5
+            assert audit(bank.db) == 5
+
+
+def test_a_log_that_is_begun_anew_under_a_look_is_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it was in the database: the look has no lock that keeps a writer from the beginning of the log."""
+    path, empty, made = tmp_path / "bank", tmp_path / "empty", tmp_path / "made"
+    empty.touch()
+    base = Base(empty, empty.stat().st_ino, 512, 0, NO_PAGES)
+    looks = 0
+    with Bank(path, mode="wal", page_size=512) as bank:
+        bank.transfer(30)
+        bank.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+        def pieces(files: Any, *arguments: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                bank.transfer(40)
+            return really(files, *arguments)
+
+        really = module._Files.pieces
+        monkeypatch.setattr(module._Files, "pieces", pieces)
+        change = Capture(path).look(base).change
+        assert change is not None
+        assert looks == 2
+        made.write_bytes(b"".join(change.pages.values()))
+        assert audited(made) == 70
