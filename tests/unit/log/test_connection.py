@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.log import finders
+from replicator.log import finders, master_discovery
 from replicator.log.connection import Address, Asking, Link, follow, shown
 from replicator.log.finders import Opened, client_for, finder_for
 from replicator.log.redis_errors import advice
@@ -615,6 +615,7 @@ class Sentinels:
         monkeypatch.setattr(finders, "_asked", self._asked)
         monkeypatch.setattr(finders, "ASK_AGAIN_AFTER_S", 0.0)
         monkeypatch.setattr(finders, "SOURCE_WAIT_S", PATIENCE_S)
+        monkeypatch.setattr(master_discovery, "GOOD_FOR_S", 3600.0)
         self.finder: Any = finder_for(f"redis+sentinel://{','.join(said)}/main", key=KEY, name="n", timeout_s=3)
 
     def _asked(self, options: dict[str, Any], names: Any, *commands: tuple[str, ...]) -> list[Any]:
