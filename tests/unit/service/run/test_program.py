@@ -139,7 +139,7 @@ def test_a_program_that_was_killed_is_started_again(beside: Beside, path: Path) 
 def test_one_that_is_not_well_costs_the_node_its_lease(
     beside: Beside, path: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str], check: str, says: str
 ) -> None:
-    monkeypatch.setattr("replicator.service.run.checking.START_S", 0.5)
+    monkeypatch.setattr("replicator.service.run.checking.START_S", 3.0)
     monkeypatch.setattr(program, "AGAIN_S_MAX", 0.2)
     a = beside("a", beacon(path, *kinds), check=check)
     well = beacon(path.with_name("well"))
