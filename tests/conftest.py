@@ -39,11 +39,6 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# What redis-py would import in each process, and no test needs.
-_NOT_INSTALLED = str(Path(__file__).parent / "support" / "not_installed")
-if _NOT_INSTALLED not in os.environ.get("PYTHONPATH", ""):  # a worker of xdist has it from who started it
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_NOT_INSTALLED, os.environ.get("PYTHONPATH")]))
-
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")

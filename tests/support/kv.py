@@ -37,7 +37,7 @@ POLL_S_MIN, POLL_S_MAX = 0.005, 0.1
 LEASE_S = 3.0
 
 #: Three beats a second. Shorter, and a busy machine costs it too often.
-SHORT_LEASE_S = 1.5
+SHORT_LEASE_S = 1.0
 
 
 class KV:

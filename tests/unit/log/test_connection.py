@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.log import finders
+from replicator.log import finders, master_discovery
 from replicator.log.connection import Address, Asking, Link, follow, shown
 from replicator.log.finders import Opened, client_for, finder_for
 from replicator.log.redis_errors import advice
@@ -614,6 +614,8 @@ class Sentinels:
         self.asked: Counter[str] = Counter()
         monkeypatch.setattr(finders, "_asked", self._asked)
         monkeypatch.setattr(finders, "ASK_AGAIN_AFTER_S", 0.0)
+        monkeypatch.setattr(finders, "SOURCE_WAIT_S", PATIENCE_S)
+        monkeypatch.setattr(master_discovery, "GOOD_FOR_S", 3600.0)
         self.finder: Any = finder_for(f"redis+sentinel://{','.join(said)}/main", key=KEY, name="n", timeout_s=3)
 
     def _asked(self, options: dict[str, Any], names: Any, *commands: tuple[str, ...]) -> list[Any]:
@@ -637,7 +639,7 @@ def test_the_newest_epoch_counts_and_not_who_answers_first_or_how_many_say_other
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sentinels = Sentinels(monkeypatch, {"s1": (4, "a"), "s2": (4, "a"), "s3": (5, "b")})
-    assert sentinels.finder.master(0.2) == B1
+    assert sentinels.finder.master(PATIENCE_S) == B1
     assert sentinels.asked == {"s1": 1, "s2": 1, "s3": 1}
 
 
@@ -645,41 +647,41 @@ def test_what_was_known_of_a_newer_epoch_is_not_forgotten_for_the_word_of_a_mino
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sentinels = Sentinels(monkeypatch, {"s1": (4, "a"), "s2": (5, "b"), "s3": (5, "b")})
-    assert sentinels.finder.master(0.2) == B1
+    assert sentinels.finder.master(PATIENCE_S) == B1
     sentinels.said.update(s2=OSError("cut off"), s3=OSError("cut off"))
-    assert sentinels.finder.master(0.2) == B1
+    assert sentinels.finder.master(PATIENCE_S) == B1
     # But most of them know better: they were set up anew.
     sentinels.said.update(s1=(0, "a"), s2=(0, "a"))
-    assert sentinels.finder.master(0.2) == A1
+    assert sentinels.finder.master(PATIENCE_S) == A1
 
 
 @pytest.mark.parametrize("answer", [(0, None), redis.exceptions.TimeoutError("late"), OSError("gone")])
 def test_one_sentinel_that_knows_is_enough(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
     sentinels = Sentinels(monkeypatch, {"s1": answer, "s2": (1, "a")})
-    assert sentinels.finder.master(0.2) == A1
+    assert sentinels.finder.master(PATIENCE_S) == A1
     sentinels.said["s2"] = answer
-    assert sentinels.finder.master(0.2) is None
+    assert sentinels.finder.master(PATIENCE_S) is None
 
 
 def test_without_the_right_to_ask_for_the_epoch_they_have_to_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     no = redis.exceptions.NoPermissionError("this user has no permissions to run the 'sentinel|master' command")
     sentinels = Sentinels(monkeypatch, {"s1": (no, "a"), "s2": (no, "b")})
-    assert sentinels.finder.master(0.2) is None
+    assert sentinels.finder.master(PATIENCE_S) is None
     sentinels.said["s1"] = (no, "b")
-    assert sentinels.finder.master(0.2) == B1
+    assert sentinels.finder.master(PATIENCE_S) == B1
 
 
 def test_a_sentinel_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sentinels = Sentinels(monkeypatch, {"s1": (2, "b"), "s2": (1, "a")}, hang=["s1"])
-    assert sentinels.finder.master(0.2) == A1
+    assert sentinels.finder.master(2.0) == A1
     began = time.monotonic()
     for _ in range(50):
-        assert sentinels.finder.master(0.2) == A1
-    assert time.monotonic() - began < 50 * 0.2, "it is not waited for again and again"
+        assert sentinels.finder.master(2.0) == A1
+    assert time.monotonic() - began < 50 * 2.0, "it is not waited for again and again"
     assert sentinels.asked["s1"] == 1, "nor is it asked while it has not answered"
     sentinels.hang.clear()
     sentinels.go.set()
-    eventually(lambda: sentinels.finder.master(0.2) == B1)
+    eventually(lambda: sentinels.finder.master(2.0) == B1)
 
 
 def test_sentinels_that_all_hang_lead_nowhere_and_take_no_longer_than_they_may(

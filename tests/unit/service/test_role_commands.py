@@ -55,7 +55,7 @@ def test_whoever_ends_a_command_ends_all_that_it_started(
         commands._until = 0.0
         commands.look()
         assert [str(each) for each in said if each] == [
-            f"--on-primary: {tmp_path / 'parent'} ran for 20 s and was killed"
+            f"--on-primary: {tmp_path / 'parent'} ran for {PATIENCE_S:g} s and was killed"
         ]
     assert commands.running == ""
     eventually(lambda: not lives(tmp_path / "pid"))

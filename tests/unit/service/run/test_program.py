@@ -147,7 +147,7 @@ def test_one_that_is_not_well_costs_the_node_its_lease(
     says: str,
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("replicator.service.run.checking.START_S", 0.5)
+    monkeypatch.setattr("replicator.service.run.checking.START_S", 3.0)
     monkeypatch.setattr(program, "AGAIN_S_MAX", 0.2)
     a = beside("a", beacon(path, *kinds), check=check)
     well = beacon(path.with_name("well"))
