@@ -34,7 +34,7 @@
     ├── PromotionRefused         another node is the better one, or nodes are missing that may have more
     ├── SkipRefused              the group is not to go on without that change, or not with that node
     ├── StillRuns                the lease of a node that runs is not given back for it
-    │   └── ProgramStillRuns     … nor that of a program that its node ran, and that has not ended
+    │   └── ProgramStillRuns     … or that of one whose program (`--run`) has not ended
     ├── ReinitRefused            that node is not to be rebuilt: it is the primary, or does not report
     ├── PositionLost             that position was lost in a failover
     ├── StateError               a state that is kept in a file cannot be read or written

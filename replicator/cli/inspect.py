@@ -96,6 +96,8 @@ def _writer_text(now: ops.Status) -> str:
         return "nobody takes writes"
     if not writer.in_sync:
         return f"{writer.node} takes writes once all of its state is in the log"
+    if writer.has_program:
+        return f"{writer.node} leads, and only the program beside it may write"
     return f"{writer.node} takes writes{f', at {plain(writer.http)}' if writer.http else ''}"
 
 

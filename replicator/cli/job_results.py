@@ -101,10 +101,10 @@ def _switched(result: Mapping[str, Any]) -> Shown:
     done = ops.Switchover(**result)
     previous = done.previous_primary
     follows = f"{previous} follows" if done.follows else f"{previous} has not said yet that it follows"
-    return _said(
-        f"{done.primary} leads in term {done.term}, from {done.first_id} on; {follows}",
-        f"nobody could write for at most {done.gap_ms:.0f} ms; nothing is lost",
-    )
+    gap = f"nobody could write for at most {done.gap_ms:.0f} ms; nothing is lost"
+    if done.handed_over:
+        gap = f"nothing is lost; a program that {done.primary} runs (--run) starts when a lease has passed"
+    return _said(f"{done.primary} leads in term {done.term}, from {done.first_id} on; {follows}", gap)
 
 
 def _said(*lines: str) -> Shown:

@@ -51,7 +51,8 @@ class NodeStatus:
     problem of its boot, which may be over, since `last_error_at` (unix ms by its clock); None: it had none.
     `fork_count`: the forks on its disk; `fork_id`: the last record in the newest, or None. `stale_count`: the
     records of terms that were over which its boot has found in the log, and ignored. `kept_count`: the files
-    that were put aside for the one in which its state is kept.
+    that were put aside for the one in which its state is kept. `has_program`: a program beside it writes
+    the state, or is told its role, so `http` takes no writes.
     """
 
     node: str
@@ -81,6 +82,7 @@ class NodeStatus:
     fork_id: str | None
     stale_count: int
     kept_count: int
+    has_program: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,6 +233,7 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
         fork_id=str(heartbeat.fork_id) if heartbeat.fork_count else None,
         stale_count=heartbeat.stale_count,
         kept_count=heartbeat.kept_count,
+        has_program=heartbeat.prepares,
     )
 
 

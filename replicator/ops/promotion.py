@@ -234,7 +234,8 @@ class Switchover:
     does.
 
     `gap_ms`: from the last moment in which the old primary could write to the first in which the new one was seen to
-    lead, so the gap in the writes was no longer.
+    lead, so the gap in the writes was no longer. `handed_over`: the old primary had a program stopped first, and one
+    that `primary` runs (`--run`) starts a lease later than it leads.
     """
 
     primary: str
@@ -243,6 +244,7 @@ class Switchover:
     first_id: str
     gap_ms: float
     follows: bool
+    handed_over: bool = False  # a worker of a version before does not say so
 
 
 def switchover(
@@ -276,7 +278,8 @@ def switchover(
         raise PromotionRefused("", f"term {expect} was expected, and the group is at term {before.term}")
     _wait_until_it_keeps_up(log, node, before.position.id, deadline, progress)
     started = time.monotonic()
-    if _prepare(unlimited, node, before, by, progress):
+    handed_over = _prepare(unlimited, node, before, by, progress)
+    if handed_over:
         deadline = time.monotonic() + timeout_s
         log = unlimited.within(deadline + GRACE_S)
         _wait_until_it_keeps_up(log, node, led_head(log).position.id, deadline, progress)
@@ -300,6 +303,7 @@ def switchover(
         first_id=done.first_id,
         gap_ms=round(gap_ms, 1),
         follows=follows,
+        handed_over=handed_over,
     )
 
 

@@ -12,9 +12,9 @@ Whatever saw it end (supervisord, systemd, the process that started it) can do i
    lock of its own until nothing of the program is left (`storage/program_lock.py`).
 
 What is given back too late, or twice, or by two, changes nothing. Writes do not depend on it at all: they are fenced by
-the term. What does is work that only a leader does elsewhere (`node/former_leases.py`): the next leader begins it at
-once, because who had the lease is gone. So see to it that what it started otherwise is gone as well
-(`runtime/process_group.py`).
+the term. What does is work that only a leader does elsewhere (`node/former_leases.py`): the next leader cannot know why
+the lease is gone, and begins it when the one that it saw last would be over: at once, if it saw none. So see to it that
+what the dead node started otherwise is gone as well (`runtime/process_group.py`).
 """
 
 from __future__ import annotations

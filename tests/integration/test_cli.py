@@ -43,6 +43,7 @@ NODE_FIELDS = {
     "fork_id": (str, type(None)),
     "stale_count": int,
     "kept_count": int,
+    "has_program": bool,
 }  # fmt: skip
 
 STATUS_FIELDS = {

@@ -10,7 +10,7 @@ A = NodeStatus(
     node="a", boot="a1", role="primary", term=3, position="3-9", lag_records=0, lag_ms=0, in_sync=True, alive=True,
     http="http://a", problem=None, diverged_id=None, age_ms=100, version=1, reads_min=1, reads_max=1, leads=True,
     behind_ms=0, ready=True, codes=[], candidate=True, last_error=None, last_error_at=None,
-    fork_count=0, fork_id=None, stale_count=0, kept_count=0,
+    fork_count=0, fork_id=None, stale_count=0, kept_count=0, has_program=False,
 )  # fmt: skip
 B = replace(A, node="b", boot="b1", role="standby", leads=False)
 WELL = Status(

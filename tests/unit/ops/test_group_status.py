@@ -70,6 +70,7 @@ class TestStatus:
             "behind_ms": 0,
             "diverged_id": None, "leads": True, "ready": True, "codes": [], "candidate": False, "last_error": None,
             "last_error_at": None, "fork_count": 0, "fork_id": None, "stale_count": 0, "kept_count": 0,
+            "has_program": False,
         }  # fmt: skip
         assert told["nodes"][1] | {"boot": ""} == {
             "node": "b", "boot": "", "role": "standby", "term": 1, "position": "1-2", "lag_records": 0,
@@ -78,6 +79,7 @@ class TestStatus:
             "behind_ms": 0,
             "diverged_id": None, "leads": False, "ready": True, "codes": [], "candidate": False, "last_error": None,
             "last_error_at": None, "fork_count": 0, "fork_id": None, "stale_count": 0, "kept_count": 0,
+            "has_program": False,
         }  # fmt: skip
 
     def test_of_a_group_that_is_not_there_yet(self, paper: Paper) -> None:

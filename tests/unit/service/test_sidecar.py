@@ -190,10 +190,11 @@ def test_a_switchover_stops_the_program_and_publishes_what_it_wrote_last(group: 
         with Sidecar(a, ours, publish_every_s=0.5, on_standby=stop), Sidecar(b, theirs):
             eventually(theirs.path.exists)
             eventually(lambda: group.log().look().heartbeats["a"].prepares)
+            assert {node.node: node.has_program for node in ops.status(group.log()).nodes}["a"]
             # when somebody else is to lead
             done = ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
             # then that one has all that the users were told
-            assert done.primary == "b"
+            assert (done.primary, done.handed_over) == ("b", True)
             assert theirs.path.read_text() == (tmp_path / "told").read_text()
             eventually(lambda: a.role == "standby" and a.position == b.position)
             assert list(tmp_path.glob("*.replaced-*")) == []

@@ -1,0 +1,14 @@
+"""What `status` says of a group."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from replicator.cli.inspect import _status_text
+from tests.support.statuses import WELL, A, B
+
+
+def test_who_takes_writes_is_a_url_only_where_the_node_itself_takes_them() -> None:
+    assert _status_text(WELL).splitlines()[1] == "a takes writes, at http://a"
+    beside = replace(WELL, nodes=[replace(A, has_program=True), B])
+    assert _status_text(beside).splitlines()[1] == "a leads, and only the program beside it may write"
