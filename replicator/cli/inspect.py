@@ -76,6 +76,7 @@ def _status_text(now: ops.Status) -> str:
         lines.append(f"log {_log_text(now)}")
     lines += [f"PROBLEM  {plain(problem)}" for problem in now.problems]
     lines += [f"WARNING  {plain(warning)}" for warning in now.warnings]
+    lines += filter(None, [_kept_text(now)])
     if not now.nodes:
         lines.append("no node has reported yet")
         return "\n".join(lines)
@@ -99,6 +100,15 @@ def _writer_text(now: ops.Status) -> str:
     if writer.has_program:
         return f"{writer.node} leads, and only the program beside it may write"
     return f"{writer.node} takes writes{f', at {plain(writer.http)}' if writer.http else ''}"
+
+
+def _kept_text(now: ops.Status) -> str:
+    """What may have writes that the group does not have; empty: there is nothing."""
+    kept = [f"{plain(node.node)} {counted(node.kept_count, 'file')}" for node in now.nodes if node.kept_count]
+    forks = [f"{plain(node.node)} {counted(node.fork_count, 'fork')}" for node in now.nodes if node.fork_count]
+    told = [f"{', '.join(forks)} (there: `replicator forks list`)"] if forks else []
+    told += [f"{', '.join(kept)} (there: `replicator forks files`)"] if kept else []
+    return f"kept aside: {'; '.join(told)}" if told else ""
 
 
 def _node_cells(node: ops.NodeStatus) -> dict[str, Any]:
