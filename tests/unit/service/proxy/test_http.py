@@ -170,6 +170,37 @@ def test_requests_wait_for_a_program_that_takes_them(site: Site) -> None:
     assert late.headers["replicator-refused"] == "not_primary"
 
 
+class Looked(FakeNode):
+    """`looks`: how often it was asked whether its program takes requests."""
+
+    looks, takes = 0, 5
+
+    @property
+    def program_term(self) -> int:  # type: ignore[override]
+        self.looks += 1
+        return self.takes
+
+    @program_term.setter
+    def program_term(self, term: int) -> None:
+        self.takes = term
+
+
+def test_a_client_that_sends_slowly_reaches_no_program_that_may_not_lead_by_then(site: Site) -> None:
+    # given a request that a program would take, of which not all is here
+    node = Looked()
+    where = urlsplit(site.proxy(node, wait_s=0))
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=6 * PATIENCE_S) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo")
+        eventually(lambda: node.looks)
+        # then no switchover waits for it
+        assert node.requests.are_answered()
+        # when the rest comes after the lease is over
+        node.program_term, node.leads = 0, False
+        connection.sendall(b"dy")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 503")
+    assert site.target.asked == []
+
+
 def test_a_standby_passes_it_to_the_proxy_of_the_primary_that_has_proven_itself(site: Site) -> None:
     # given a primary, and a standby that does not know whether it is one
     there = site.proxy()
