@@ -146,7 +146,8 @@ class HttpProxy:
                 node.wait(position=position, timeout_s=0)  # it is mostly there
             except TimeoutError:
                 wait = _waiting(node.wait, position, within_s)
-                await anyio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=self._waits)
+                async with asyncio.timeout(within_s):  # a thread is waited for, too
+                    await anyio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=self._waits)
         except PositionLost:
             lost = (b"replicator-lost", position.encode())
             visit.more = [lost, (b"set-cookie", visit.cookie.cleared.encode())]

@@ -308,6 +308,30 @@ def test_a_read_of_a_standby_finds_the_position_that_it_has_to_find(site: Site) 
     assert is_of_the_standby()
 
 
+def test_a_read_does_not_wait_for_a_thread_to_wait_in(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given readers of positions that do not come, and as many threads
+    monkeypatch.setattr(http, "WAITS_MAX", 1)
+    standby, goes_on = FakeNode(), threading.Event()
+    standby.follows(site.proxy())
+
+    def waited(position: str, timeout_s: float) -> None:
+        if timeout_s:
+            goes_on.wait()
+        raise TimeoutError
+
+    standby.waited = waited
+    here = site.proxy(standby, reads="local")
+    try:
+        answers = [
+            in_thread(lambda: ask(here, headers={"Replicator-Wait": "9-9"}), patience_s=6 * PATIENCE_S)
+            for _ in range(2)
+        ]
+        # then both go to the primary when their time is over
+        assert [answer().text for answer in answers] == ["ok", "ok"]
+    finally:
+        goes_on.set()
+
+
 class Counting:
     def __init__(self) -> None:
         self.count = 0
