@@ -43,6 +43,11 @@ class RequestsUnderWay:
         """Whether somebody waits for them to be answered."""
         return self._awaited_since is not None
 
+    def wait_is_over(self) -> None:
+        """Nobody waits for them any more: the next one who does waits from then on."""
+        with self._lock:
+            self._awaited_since = None
+
     def are_answered(self) -> bool:
         """Whether there are none, or they were waited for long enough, which begins with the first time that this is
         asked."""

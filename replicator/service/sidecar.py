@@ -114,6 +114,8 @@ class Sidecar:
         self._threads: list[threading.Thread] = []
         #: What was told last: a role, and the term if it is that of a primary.
         self._told: tuple[str, int] | None = None
+        #: The publisher, who tells roles, and a proxy: what a state remembers of its looks is for one at a time.
+        self._publishing = threading.Lock()
         #: What the file looked like when it was published last, and in which term.
         self._published: tuple[object, int] | None = None
         self._log_once = LogOnce(logger)
@@ -143,18 +145,27 @@ class Sidecar:
             return
         self._node.handover.is_offered = False
         self._stopping.set()
-        for thread in self._threads:
-            thread.join(STOP_WITHIN_S)
+        self._join()
         if self._commands.running == "primary":
             self._commands.cut_short()
         self._commands.finish()
         while self._node.leads and not self.requests.are_answered():
+            self._commands.look()  # a program that is run goes on no longer than its keeper hears of the lease
             time.sleep(LOOK_EVERY_S)
         if self.has_primary:
             self._told = ("standby", 0)
             self._begin("standby")
             self._commands.finish()
             self._publish()  # what the program wrote last: it has stopped now, if that is what the command does
+
+    def _join(self) -> None:
+        tells, *others = self._threads
+        tells.join(STOP_WITHIN_S)
+        until = time.monotonic() + STOP_WITHIN_S
+        while any(thread.is_alive() for thread in others) and time.monotonic() < until:
+            if not tells.is_alive():
+                self._commands.look()
+            others[0].join(LOOK_EVERY_S)
 
     def _loop(self, once: Callable[[], object], every_s: float) -> None:
         name = threading.current_thread().name
@@ -190,6 +201,7 @@ class Sidecar:
 
     def _begin(self, role: str) -> None:
         node = self._node
+        self.requests.wait_is_over()
         about = {"ROLE": role, "TERM": str(node.term), "NODE": node.name, "GROUP": node.group}
         self._commands.begin(role, about=about, limit_s=COMMAND_TIMEOUT_S)
 
@@ -241,6 +253,10 @@ class Sidecar:
 
     def _publish(self) -> str:
         """Publish what was written since the last time. What is in the way, in words; empty: all of it is published."""
+        with self._publishing:
+            return self._publish_alone()
+
+    def _publish_alone(self) -> str:
         node, state = self._node, self._state
         if state is None:
             return ""

@@ -94,6 +94,8 @@ def returned(headers: Iterable[Header]) -> list[Header]:
     """The headers of the primary's answer, for the client."""
     given = [(name.lower(), value) for name, value in headers]
     left_out = HOP_BY_HOP | _named_by_connection(given) | OF_THE_SERVER
+    if any(name == b"transfer-encoding" for name, _ in given):  # its length was none (RFC 9112, 6.3)
+        left_out |= {b"content-length"}
     return [(name, value) for name, value in given if name not in left_out]
 
 

@@ -96,7 +96,7 @@ class WebServer:
         """Take the port, and let connections wait. Raises ConfigError if that cannot be. `start` does it if need be."""
         self._owner.check()
         if self._listener is None:
-            self._listener = _listen(self.host, self.port)
+            self._listener = _listen(self.host, self.port, setting="proxy" if self._for_proxy else "http")
             self.port = self._listener.getsockname()[1]
 
     def start(self) -> None:
@@ -207,7 +207,7 @@ def _config(app: ASGIApp, for_proxy: bool) -> uvicorn.Config:
     )
 
 
-def _listen(host: str, port: int) -> Door:
+def _listen(host: str, port: int, *, setting: str) -> Door:
     """A listening socket, or ConfigError."""
     try:
         if not 0 <= port <= PORT_MAX:
@@ -217,7 +217,7 @@ def _listen(host: str, port: int) -> Door:
         return _named_tcp(socket.create_server(address[:2], family=family, backlog=BACKLOG))
     except OSError as error:
         raise ConfigError(
-            setting=f"http {host}:{port}", problem=f"cannot listen there ({error}); choose another host or port"
+            setting=f"{setting} {host}:{port}", problem=f"cannot listen there ({error}); choose another host or port"
         ) from error
 
 

@@ -62,4 +62,5 @@ def answered(headers: Iterable[Header], *, by_program: bool) -> list[Header]:
 
 
 def _is_origin(name: bytes) -> bool:
-    return name.startswith(b"x-forwarded-") or name in ORIGINS
+    plain = name.replace(b"_", b"-")  # to a program behind WSGI or CGI both are the same header
+    return plain.startswith(b"x-forwarded-") or plain in ORIGINS

@@ -8,7 +8,7 @@ nothing is sent twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any
 
 import anyio
@@ -102,11 +102,10 @@ class HttpProxy:
         return await (self._followed(visit) if isinstance(where, Follow) else self._remote(visit, where.url))
 
     async def _local(self, visit: Visit, term: int) -> Answer:
+        await visit.body.begin()  # at the client's pace, which keeps no switchover waiting
         with self._place.beside.requests.one():
-            # Counted before this look: whoever wants the program to stop sees the one or the other.
-            if self._place.beside.program_term != term:
-                raise Again("not_primary", "the node led until a moment ago")
-            answer = await self._asked(visit, self._options.target_url, to_program=True)
+            # Counted before it is looked: whoever wants the program to stop sees the one or the other.
+            answer = await self._asked(visit, self._options.target_url, to_program=True, term=term)
             async with _closed_on_error(answer):
                 await self._held(visit, answer)
                 if not visit.asked.is_safe and self._options.publish:
@@ -114,6 +113,17 @@ class HttpProxy:
                 elif not self._place.leads_in(term):
                     raise self._given_up(visit, "the node does not lead any more")
             return answer
+
+    def _check_takes(self, term: int) -> None:
+        if self._place.beside.program_term != term:
+            raise Again("not_primary", "the node led until a moment ago")
+
+    async def _while_leading(self, pieces: AsyncIterator[bytes], term: int) -> AsyncIterator[bytes]:
+        """A program does not get all of a request that outlasts the lease."""
+        async for piece in pieces:
+            if not self._place.leads_in(term):
+                raise Broken("was not sent all of it: the node does not lead any more")
+            yield piece
 
     async def _followed(self, visit: Visit) -> Answer:
         if (position := visit.position) is not None:
@@ -136,7 +146,8 @@ class HttpProxy:
                 node.wait(position=position, timeout_s=0)  # it is mostly there
             except TimeoutError:
                 wait = _waiting(node.wait, position, within_s)
-                await anyio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=self._waits)
+                async with asyncio.timeout(within_s):  # a thread is waited for, too
+                    await anyio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=self._waits)
         except PositionLost:
             lost = (b"replicator-lost", position.encode())
             visit.more = [lost, (b"set-cookie", visit.cookie.cleared.encode())]
@@ -188,7 +199,8 @@ class HttpProxy:
 
     # --- what becomes of it ---
 
-    async def _asked(self, visit: Visit, url: str, *, to_program: bool) -> Answer:
+    async def _asked(self, visit: Visit, url: str, *, to_program: bool, term: int = 0) -> Answer:
+        """`term`: the one in which this node has to lead, until all of it is sent; 0: that is no matter."""
         onward = passed_on(
             visit.headers,
             client=visit.client,
@@ -198,10 +210,15 @@ class HttpProxy:
             to_program=to_program,
         )
         await visit.body.begin()
-        outgoing = Outgoing(visit.method, visit.target, onward.headers, visit.body.content())
+        content = visit.body.content()
+        if term and content is not None and not isinstance(content, bytes):
+            content = self._while_leading(content, term)
+        outgoing = Outgoing(visit.method, visit.target, onward.headers, content)
         program, proxy = self._both()
         try:
-            answer = await (program if to_program else proxy).ask(url, outgoing, is_safe=visit.asked.is_safe)
+            answer = await (program if to_program else proxy).ask(
+                url, outgoing, is_safe=visit.asked.is_safe, check=lambda: self._check_takes(term) if term else None
+            )
         except NotSent as error:
             code = BUSY if error.is_full else PROGRAM_UNREACHABLE if to_program else PRIMARY_UNREACHABLE
             raise Again(code, f"the server at {url} takes no connection ({error})") from None

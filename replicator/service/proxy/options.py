@@ -40,10 +40,12 @@ class ProxyOptions:
     trust: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        address_of(self.listen, setting="proxy")
         host, port = address_of(self.target, setting="target")
         if not host or not port or checks.is_anywhere(host):
             raise ConfigError(setting="target", problem=f"{self.target!r} is not where a program listens: HOST:PORT")
+        at, at_port = address_of(self.listen, setting="proxy")
+        if port == at_port and (host == at or (checks.is_anywhere(at) and _is_loopback(host))):
+            raise ConfigError(setting="target", problem=f"{self.target} is where the proxy itself listens")
         checks.seconds("proxy-wait-s", self.wait_s)
         checks.seconds("proxy-timeout-s", self.timeout_s, least=0.1)
         checks.seconds("proxy-settle-s", self.settle_s)
@@ -62,6 +64,13 @@ class ProxyOptions:
     @property
     def trusted(self) -> tuple[Address, ...]:
         return tuple(map(_network, self.trust))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _network(text: str) -> Address:

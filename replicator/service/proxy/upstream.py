@@ -7,8 +7,8 @@ and then nobody knows whether it had read what was sent meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -59,12 +59,13 @@ class Upstream:
         # Of the environment nothing: a proxy for the way out is none for the way to a node.
         return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
 
-    async def ask(self, base: str, outgoing: Outgoing, *, is_safe: bool) -> Answer:
-        """The head of the answer is there. Raises `NotSent`, `Broken`, and what the body raises."""
+    async def ask(self, base: str, outgoing: Outgoing, *, is_safe: bool, check: Callable[[], None]) -> Answer:
+        """The head of the answer is there. Raises `NotSent`, `Broken`, and what the body raises, and `check`: that is
+        called once there is a connection, and what it raises is instead of the first byte."""
         transport = self._kept if is_safe else self._fresh
         try:
             async with asyncio.timeout(self._timeout_s) as limit:
-                response = await transport.handle_async_request(self._request(base, outgoing, limit))
+                response = await transport.handle_async_request(self._request(base, outgoing, limit, check))
         except TimeoutError as error:
             broken = Broken(f"did not answer within {self._timeout_s:g} s")
             broken.timed_out = True
@@ -79,17 +80,29 @@ class Upstream:
             raise Broken(f"broke the connection ({str(error) or type(error).__name__})") from error
         return Answer(response)
 
-    def _request(self, base: str, outgoing: Outgoing, limit: asyncio.Timeout) -> httpx.Request:
+    def _request(
+        self, base: str, outgoing: Outgoing, limit: asyncio.Timeout, check: Callable[[], None]
+    ) -> httpx.Request:
         content = outgoing.content
         if content is not None and not isinstance(content, bytes):
             content = self._timed(content, limit)
         # Within a stream there is no limit: the client, or the server, ends it.
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S).as_dict()
         # What is asked for goes on as it came: httpx would write the path anew.
-        more = {"timeout": timeout, "target": outgoing.target}
+        more = {"timeout": timeout, "target": outgoing.target, "trace": _before_sending(check)}
         return httpx.Request(outgoing.method, base, headers=outgoing.headers, content=content, extensions=more)
 
     async def _timed(self, pieces: AsyncIterator[bytes], limit: asyncio.Timeout) -> AsyncIterator[bytes]:
         async for piece in pieces:
             yield piece
             limit.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+
+
+def _before_sending(check: Callable[[], None]) -> Callable[[str, Any], Awaitable[None]]:
+    """To take a connection may take seconds, and waiting for a free one, too."""
+
+    async def trace(event: str, info: Any) -> None:
+        if event.endswith(".send_request_headers.started"):
+            check()
+
+    return trace

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,6 +40,8 @@ WAITING_MAX = 4
 SERVICE_RESTART = 1012
 NO_CODE, ABNORMAL, TLS_FAILED = 1005, 1006, 1015
 INTERNAL_ERROR = 1011
+
+MOVED = (SERVICE_RESTART, "the program runs on another node")
 
 #: How often it is looked whether the node still leads.
 LOOK_EVERY_S = 0.2
@@ -165,29 +168,37 @@ class _Tunnel:
         self._receive = receive
         self._send = send
         self._holds = holds
+        self._client_left = False
 
     async def run(self) -> None:
         """Until either side ends it, or it may not go on."""
         await self._send({"type": "websocket.accept", "subprotocol": self._there.subprotocol})
         ways = [asyncio.ensure_future(way()) for way in (self._to_program, self._to_client, self._watched)]
         try:
-            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
             ended = await asyncio.gather(*ways, return_exceptions=True)
         code, reason = next((end for end in ended if isinstance(end, tuple)), (INTERNAL_ERROR, ""))
-        if ways[0] not in done:  # the client is still there
-            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        if not self._client_left:
+            with suppress(OSError):  # it does at this moment
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
         await self._there.close(code, reason)
 
     async def _to_program(self) -> tuple[int, str]:
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
+                self._client_left = True
                 return _code_of(message.get("code")), message.get("reason") or ""
+            if not self._holds():  # nobody knows what it would write
+                return MOVED
             text = message.get("text")
-            await self._there.send(text if text is not None else message["bytes"])
+            try:
+                await self._there.send(text if text is not None else message["bytes"])
+            except ConnectionClosed as closed:
+                return _end_of(closed)
 
     async def _to_client(self) -> tuple[int, str]:
         try:
@@ -196,13 +207,17 @@ class _Tunnel:
                 key = "text" if isinstance(message, str) else "bytes"
                 await self._send({"type": "websocket.send", key: message})
         except ConnectionClosed as closed:
-            end = closed.rcvd
-            return (_code_of(end.code), end.reason) if end is not None else (SERVICE_RESTART, "")
+            return _end_of(closed)
 
     async def _watched(self) -> tuple[int, str]:
         while self._holds():
             await asyncio.sleep(LOOK_EVERY_S)
-        return SERVICE_RESTART, "the program runs on another node"
+        return MOVED
+
+
+def _end_of(closed: ConnectionClosed) -> tuple[int, str]:
+    end = closed.rcvd
+    return (_code_of(end.code), end.reason) if end is not None else (SERVICE_RESTART, "")
 
 
 def _code_of(code: int | None) -> int:

@@ -21,3 +21,14 @@ def test_a_program_is_left_to_answer_what_it_has_for_a_while() -> None:
         assert requests.are_answered()
         # then the next time is another one
         assert not requests.are_answered()
+
+
+def test_a_wait_that_was_given_up_does_not_shorten_the_next_one() -> None:
+    now = [0.0]
+    requests = RequestsUnderWay(lambda: now[0])
+    with requests.one():
+        assert not requests.are_answered()
+        requests.wait_is_over()
+        assert not requests.is_awaited
+        now[0] += ANSWERED_WITHIN_S
+        assert not requests.are_answered()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from replicator.service import requests_under_way
 from replicator.service.sidecar import Sidecar
 from replicator.state.file import FileState
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_thread
@@ -77,3 +80,49 @@ def test_what_was_written_by_now_is_published_at_a_position_that_others_can_wait
         b.promote(timeout_s=PATIENCE_S)
         eventually(lambda: not a.leads)
         assert sidecar.publish_now() == ("", "it does not lead")
+
+
+def test_a_switchover_that_ends_with_the_lease_does_not_shorten_the_wait_of_the_next_one(
+    group: Group, told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests_under_way, "ANSWERED_WITHIN_S", 10 * PATIENCE_S)
+    log = group.faulty_log()
+    a = group.node("a", lease_s=SHORT_LEASE_S, log=log)
+    with Sidecar(a, on_primary=telling(told), on_standby=telling(told)) as sidecar:
+        a.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: sidecar.program_term and lines(told)[-1:] == ["primary 1 a g"])
+        with sidecar.requests.one():
+            group.log().request("prepare", by="ops", node="a")
+            eventually(lambda: sidecar.requests.is_awaited)
+            log.renewals_fail = True
+            eventually(lambda: lines(told)[-1].startswith("standby"))
+            assert not sidecar.requests.is_awaited
+        log.renewals_fail = False
+
+
+class Meeting(FileState):
+    """Notes whether two looked at it at once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, still_s=0)
+        self.have_met = False
+        self._barrier = threading.Barrier(2)
+
+    def seen(self) -> object:
+        with suppress(threading.BrokenBarrierError):
+            self._barrier.wait(0.3)
+            self.have_met = True
+        self._barrier.reset()
+        return super().seen()
+
+
+def test_one_at_a_time_looks_at_what_the_program_wrote(group: Group, tmp_path: Path) -> None:
+    path = tmp_path / "ours"
+    path.write_bytes(b"before")
+    state = Meeting(path)
+    a = group.node("a", state=state)
+    a.promote(timeout_s=PATIENCE_S)
+    with Sidecar(a, state, publish_every_s=600) as sidecar:
+        answers = [in_thread(sidecar.publish_now, patience_s=PATIENCE_S) for _ in range(2)]
+        assert [answer().problem for answer in answers] == ["", ""]
+    assert not state.have_met

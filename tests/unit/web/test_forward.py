@@ -302,6 +302,8 @@ def test_headers_of_one_connection_stay_behind() -> None:
     sent = onward(given, by="n", client=None, scheme="https")
     assert sent.headers == [(b"a", b"b"), (b"x-forwarded-proto", b"https"), (b"replicator-forwarded", b"n")]
     assert not sent.has_body
+    both = [(b"Transfer-Encoding", b"chunked"), (b"Content-Length", b"9"), (b"X-One", b"1")]
+    assert returned(both) == [(b"x-one", b"1")]
     assert returned([(b"Connection", b"x-one"), (b"X-One", b"1"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]) == [
         (b"set-cookie", b"a"),
         (b"set-cookie", b"b"),

@@ -15,6 +15,8 @@ FROM_OUTSIDE = [
     (b"x-forwarded-port", b"1"),
     (b"forwarded", b"for=1.2.3.4"),
     (b"x-real-ip", b"1.2.3.4"),
+    (b"x_forwarded_for", b"1.2.3.4"),
+    (b"x_real-ip", b"1.2.3.4"),
     (b"connection", b"keep-alive, x-hop"),
     (b"x-hop", b"1"),
     (b"expect", b"100-continue"),

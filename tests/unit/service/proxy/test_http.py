@@ -170,6 +170,37 @@ def test_requests_wait_for_a_program_that_takes_them(site: Site) -> None:
     assert late.headers["replicator-refused"] == "not_primary"
 
 
+class Looked(FakeNode):
+    """`looks`: how often it was asked whether its program takes requests."""
+
+    looks, takes = 0, 5
+
+    @property
+    def program_term(self) -> int:  # type: ignore[override]
+        self.looks += 1
+        return self.takes
+
+    @program_term.setter
+    def program_term(self, term: int) -> None:
+        self.takes = term
+
+
+def test_a_client_that_sends_slowly_reaches_no_program_that_may_not_lead_by_then(site: Site) -> None:
+    # given a request that a program would take, of which not all is here
+    node = Looked()
+    where = urlsplit(site.proxy(node, wait_s=0))
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=6 * PATIENCE_S) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo")
+        eventually(lambda: node.looks)
+        # then no switchover waits for it
+        assert node.requests.are_answered()
+        # when the rest comes after the lease is over
+        node.program_term, node.leads = 0, False
+        connection.sendall(b"dy")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 503")
+    assert site.target.asked == []
+
+
 def test_a_standby_passes_it_to_the_proxy_of_the_primary_that_has_proven_itself(site: Site) -> None:
     # given a primary, and a standby that does not know whether it is one
     there = site.proxy()
@@ -275,6 +306,30 @@ def test_a_read_of_a_standby_finds_the_position_that_it_has_to_find(site: Site) 
     assert primary.requests.count == 2  # type: ignore[attr-defined]
     primary.requests = before
     assert is_of_the_standby()
+
+
+def test_a_read_does_not_wait_for_a_thread_to_wait_in(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given readers of positions that do not come, and as many threads
+    monkeypatch.setattr(http, "WAITS_MAX", 1)
+    standby, goes_on = FakeNode(), threading.Event()
+    standby.follows(site.proxy())
+
+    def waited(position: str, timeout_s: float) -> None:
+        if timeout_s:
+            goes_on.wait()
+        raise TimeoutError
+
+    standby.waited = waited
+    here = site.proxy(standby, reads="local")
+    try:
+        answers = [
+            in_thread(lambda: ask(here, headers={"Replicator-Wait": "9-9"}), patience_s=6 * PATIENCE_S)
+            for _ in range(2)
+        ]
+        # then both go to the primary when their time is over
+        assert [answer().text for answer in answers] == ["ok", "ok"]
+    finally:
+        goes_on.set()
 
 
 class Counting:

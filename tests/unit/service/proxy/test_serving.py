@@ -69,7 +69,7 @@ def test_a_proxy_tells_its_node_where_it_listens_before_that_starts(group: Group
 
     assert told().startswith("http://127.0.0.1:")
     assert told(advertise="https://notes.example/") == "https://notes.example"
-    with pytest.raises(ConfigError, match="cannot listen there"):
+    with pytest.raises(ConfigError, match=r"proxy 127\.0\.0\.1:\d+: cannot listen there"):
         told(listen=f"127.0.0.1:{site.target_port}", target="127.0.0.1:2")
 
 

@@ -16,9 +16,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from replicator.service.proxy import websocket
 from replicator.service.proxy.websocket import WebSocketProxy
 from replicator.web import connections
 from replicator.web.server import WebServer
@@ -161,6 +162,18 @@ def test_what_breaks_off_ends_on_both_sides(site: Site, program: Program, client
             next(bits)
 
 
+def test_a_program_does_not_get_all_of_a_body_that_outlasts_the_lease(site: Site, program: Program) -> None:
+    where = httpx.URL(site.proxy())
+    with socket.create_connection((where.host, where.port or 0), timeout=6 * PATIENCE_S) as connection:
+        connection.sendall(b"POST /sent HTTP/1.1\r\nHost: a\r\nContent-Length: 400000\r\n\r\n" + 2 * PIECE)
+        eventually(lambda: sum(program.pieces) == 2 * len(PIECE))
+        site.node.program_term, site.node.leads = 0, False
+        connection.sendall(6 * PIECE)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 502")
+    eventually(lambda: program.cut_off)
+    assert sum(program.pieces) < 400_000
+
+
 def test_a_websocket_passes_until_either_side_ends_it(site: Site, program: Program) -> None:
     url = site.proxy(app=WebSocketProxy)
     standby = FakeNode()
@@ -195,15 +208,57 @@ def test_a_websocket_passes_until_either_side_ends_it(site: Site, program: Progr
         assert (response.status_code, response.headers["x-why"], response.body) == (401, "no session", b"nobody")
 
 
+def test_no_message_reaches_a_program_that_may_not_lead_and_the_client_hears_it(
+    site: Site, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "LOOK_EVERY_S", 600.0)
+    with opened(site.proxy(app=WebSocketProxy)) as there:
+        there.send("early")
+        assert there.recv() == "early"
+        site.node.program_term = 0
+        there.send("late")
+        with pytest.raises(ConnectionClosed) as closed:
+            there.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+
+
+def test_a_client_hears_that_its_program_is_gone_when_it_sends_something() -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Gone:
+        subprotocol = None
+
+        async def send(self, message: object) -> None:
+            raise ConnectionClosedError(None, None)
+
+        async def recv(self) -> str:
+            await asyncio.Event().wait()
+            return ""
+
+        async def close(self, code: int, reason: str) -> None:
+            sent.append({"closed": code})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.receive", "text": "x"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(websocket._Tunnel(Gone(), receive, send, lambda: True).run())  # type: ignore[arg-type]
+    assert [each.get("code") for each in sent] == [None, 1012, None]
+    assert sent[-1] == {"closed": 1012}
+
+
 def test_a_websocket_may_say_nothing_for_as_long_as_it_likes(
     site: Site, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = []
     look = connections.Connections.look
 
-    def looked(self: connections.Connections) -> None:
+    async def looked(self: connections.Connections) -> None:
         looks.append(len(self))
-        look(self)
+        await look(self)
 
     monkeypatch.setattr(connections, "HEAD_S", 0.0)
     monkeypatch.setattr(connections.Connections, "look", looked)

@@ -126,9 +126,9 @@ def test_when_the_time_is_over_it_ends_though_nobody_says_so(keep: Keep, path: P
         if pids(path):
             break
     assert said == "-9 lease"
-    polite = keep(beacon(path), until_s=LONG_S, grace_s=LONG_S - 0.5)
-    # A machine that is busy may not have it ready for a SIGTERM yet.
-    assert polite.hears("ended") in ("0 lease", "-15 lease"), "SIGTERM comes before the end of the time"
+    polite = keep(beacon(path), until_s=LONG_S, grace_s=LONG_S - 0.5, begins=False)
+    # A machine that is busy may not have it ready for a SIGTERM yet, or may not have begun it.
+    assert polite.last() in ("0 lease", "-15 lease"), "SIGTERM comes before the end of the time"
 
 
 def test_it_goes_on_when_the_lease_is_renewed(keep: Keep, path: Path) -> None:

@@ -17,11 +17,12 @@ import pytest
 from replicator import ConfigError, Node
 from replicator.node.leadership import Leadership, Tenure
 from replicator.runtime.process import Owner
+from replicator.service import requests_under_way
 from replicator.service.run import RunOptions, RunProgram, program
 from replicator.service.run.keeper import ControlGroup
 from replicator.service.sidecar import Sidecar
 from tests.support.beacon import beacon, signs
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
+from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_thread
 from tests.support.needs import needs
 
 LEASE_S = 2.0
@@ -115,6 +116,27 @@ def test_when_the_node_stops_it_ends_in_order_first(group: Group, path: Path) ->
     with a, Sidecar(a, run=run):
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
+    assert signs(path)[-1].what == "stop"
+
+
+def test_it_goes_on_while_the_end_of_its_node_waits_for_its_answers(
+    group: Group, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests_under_way, "ANSWERED_WITHIN_S", 10 * PATIENCE_S)
+    run = RunProgram(RunOptions(command=beacon(path)), lease_s=LEASE_S)
+    a = group.new_node("a", lease_s=LEASE_S, watchdog=run.unfit)
+    run.attach(a)
+    with a, Sidecar(a, run=run) as sidecar:
+        a.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
+        with sidecar.requests.one():
+            ended = in_thread(lambda: sidecar.__exit__(None, None, None), patience_s=3 * PATIENCE_S)
+            eventually(lambda: sidecar.requests.is_awaited, patience_s=PATIENCE_S)
+            # longer than the lease of which its keeper had heard
+            seen = signs(path)[-1].at
+            eventually(lambda: signs(path)[-1].at > seen + LEASE_S or signs(path)[-1].what == "stop")
+            assert runs(path, a)
+        ended()
     assert signs(path)[-1].what == "stop"
 
 
