@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from examples.devpi.__main__ import programs as devpi_programs
 from replicator import ops
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.free_ports import free_ports
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.kv import eventually
-from tests.support.needs import needs
 
 #: Programs start, on a machine that is busy.
 PATIENCE_S = 120.0
@@ -175,10 +174,8 @@ def uploaded(url: str) -> None:
 def test_a_wheel_that_devpi_was_given_can_be_installed_from_the_other_side(
     any_redis: RedisServer, log: RedisLog, tmp_path: Path
 ) -> None:
-    # It wants another setuptools than ours, so it is not in our environment.
-    found = shutil.which("devpi-server")
-    needs(found is not None, "devpi-server on the PATH, from an environment of its own")
-    programs = Path(str(found)).parent
+    # It wants another setuptools than ours, so it is in an environment of its own.
+    programs = devpi_programs()
 
     def line(kept: Path, port: int) -> str:
         # Its key is to be had without half a minute of processor.
