@@ -147,6 +147,9 @@ def test_a_state_without_apply_needs_no_class(world: RedisWorld, place: Director
         catch_up()
         run("restore", "--at", good, "--to", place.path.parent / "out")
         assert (place.path.parent / "out").read_bytes() == b"one" * 999 + b"two"
+        # the node that loads comes by a marker that the others have passed
+        with _log(world) as log:
+            assert ops.verify(log, by="test", timeout_s=PATIENCE_S).equal
         load = ("restore", "--at", good, "--load", "--force", "--yes", "--timeout", 3 * PATIENCE_S)
         run(*load, "--state", "whole")
         eventually(lambda: text.pieces == other.pieces == [b"one" * 999 + b"two"])
