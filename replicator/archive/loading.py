@@ -24,6 +24,7 @@ from ..node.node import Node
 from ..protocol import versions
 from ..protocol.group import GroupView
 from ..state import ReplicatedState, State
+from ..state.sqlite_pages import SQLitePages
 from ..storage.keyring import sealing_of
 
 __all__ = ["check_app", "check_version", "publish_by_node"]
@@ -68,6 +69,11 @@ class _Held:
             pass
 
 
+def _without_apply(app: str | None, pieces: Callable[[], Iterable[Any]], directory: Path) -> _Held | SQLitePages:
+    """One whose publications the nodes of the group understand: by pages, they take no patch of another form."""
+    return SQLitePages(directory / "database") if app == SQLitePages.__name__ else _Held(pieces)
+
+
 def publish_by_node(
     redis: str,
     group: str,
@@ -95,10 +101,10 @@ def publish_by_node(
         led = _leader(log)
         head = log.look().head
         app, rejects = (head.app if head is not None else "") or None, _rejects_errors(log, led)
-        state: Any = make_state() if make_state is not None else _Held(pieces)
-        if make_state is not None and not isinstance(state, State):
-            state = _Held(pieces)
         with TemporaryDirectory(prefix="replicator-") as directory:
+            state: Any = make_state() if make_state is not None else None
+            if not isinstance(state, State):
+                state = _without_apply(app, pieces, Path(directory))
             node: Node[Any] = Node(
                 state, group=group, name=name, redis=redis, data_dir=directory, app=app, version=version,
                 on_apply_error="reject" if rejects else "stall", verify_every_s=0,
@@ -147,7 +153,10 @@ def _published(
         if isinstance(state, State):
             node.replace(pieces(), timeout_s=_left(deadline), expect=str(expect) if expect is not None else None)
         else:
-            state.is_given = True
+            if isinstance(state, SQLitePages):
+                state.restore(pieces())
+            else:
+                state.is_given = True
             node.publish(timeout_s=_left(deadline))
         position = str(node.position.id)
         progress(f"the log has the state at {position}")
