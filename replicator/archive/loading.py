@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import ops
-from ..errors import ConfigError, NotPrimary, Outdated, ReplicatorError
+from ..errors import ConfigError, NotPrimary, Outdated, ReplicatorError, StateError
 from ..format.ids import RecordId
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.redis_log import RedisLog
@@ -24,6 +24,7 @@ from ..node.node import Node
 from ..protocol import versions
 from ..protocol.group import GroupView
 from ..state import ReplicatedState, State
+from ..state.sqlite_pages import SQLitePages
 from ..storage.keyring import sealing_of
 
 __all__ = ["check_app", "check_version", "publish_by_node"]
@@ -49,17 +50,28 @@ def check_version(look: GroupView, version: int, group: str) -> None:
 
 
 class _Held:
-    """A state without `apply`, which is what it is to be."""
+    """A state without `apply`, which is what it is to be once its node leads.
+
+    Until then it is nothing: at a marker, the node would be found to differ from the primary.
+    """
 
     def __init__(self, pieces: Callable[[], Iterable[Any]]) -> None:
         self._pieces = pieces
+        self.is_given = False
 
     def snapshot(self) -> Iterator[Any]:
-        return iter(self._pieces())
+        if not self.is_given:
+            raise StateError(path="what is to be loaded", problem="its node does not lead yet")
+        yield from self._pieces()
 
     def restore(self, pieces: Iterable[Any]) -> None:
         for _ in pieces:
             pass
+
+
+def _without_apply(app: str | None, pieces: Callable[[], Iterable[Any]], directory: Path) -> _Held | SQLitePages:
+    """One whose publications the nodes of the group understand: by pages, they take no patch of another form."""
+    return SQLitePages(directory / "database") if app == SQLitePages.__name__ else _Held(pieces)
 
 
 def publish_by_node(
@@ -89,19 +101,17 @@ def publish_by_node(
         led = _leader(log)
         head = log.look().head
         app, rejects = (head.app if head is not None else "") or None, _rejects_errors(log, led)
-        state: Any = make_state() if make_state is not None else _Held(pieces)
-        if make_state is not None and not isinstance(state, State):
-            state = _Held(pieces)
         with TemporaryDirectory(prefix="replicator-") as directory:
+            state: Any = make_state() if make_state is not None else None
+            if not isinstance(state, State):
+                state = _without_apply(app, pieces, Path(directory))
             node: Node[Any] = Node(
                 state, group=group, name=name, redis=redis, data_dir=directory, app=app, version=version,
                 on_apply_error="reject" if rejects else "stall", verify_every_s=0,
                 snapshot_bytes_max=snapshot_bytes_max, key_file=key_file,
             )  # fmt: skip
             with node:
-                position = _published(
-                    node, log, led, pieces, expect, isinstance(state, State), by, reason, deadline, progress
-                )
+                position = _published(node, state, log, led, pieces, expect, by, reason, deadline, progress)
         return position
     finally:
         with suppress(ReplicatorError):
@@ -123,11 +133,11 @@ def _rejects_errors(log: RedisLog, node: str) -> bool:
 
 def _published(
     node: Node[Any],
+    state: Any,
     log: RedisLog,
     led: str,
     pieces: Callable[[], Iterable[Any]],
     expect: RecordId | None,
-    has_apply: bool,
     by: str,
     reason: str,
     deadline: float,
@@ -140,9 +150,13 @@ def _published(
         ops.switchover(log, node.name, by=by, reason=reason, timeout_s=_left(deadline))
         _wait(lambda: node.leads, deadline, f"{node.name} does not lead")
         _check_unchanged(log, expect)
-        if has_apply:
+        if isinstance(state, State):
             node.replace(pieces(), timeout_s=_left(deadline), expect=str(expect) if expect is not None else None)
         else:
+            if isinstance(state, SQLitePages):
+                state.restore(pieces())
+            else:
+                state.is_given = True
             node.publish(timeout_s=_left(deadline))
         position = str(node.position.id)
         progress(f"the log has the state at {position}")

@@ -25,6 +25,7 @@ from ..runtime.gc_pause import leave_alone
 from ..runtime.signals import on_end
 from ..storage import disk
 from ..storage.keyring import sealing_of
+from ..storage.published_pages import BY_PAGES_WITH_A_KEY
 from .access import Access
 from .beside import attach, state_beside
 from .proxy import Proxy, ProxyOptions
@@ -110,6 +111,8 @@ def serve(
     access = access or Access()
     listens_safely(host, access)
     certificate = certificate_of(access)
+    if program.sqlite_by == "pages" and options.key_file is not None:
+        raise ConfigError(setting="sqlite-by", problem=BY_PAGES_WITH_A_KEY)  # the node refuses, too, a little later
     beside = state_beside(program, data_dir, name)
     _check_proxy(program, beside is not None)
     state = beside or Registry()

@@ -80,6 +80,7 @@ _NO_DATABASE = "no database"
 
 #: A database, and what SQLite may have beside it.
 _SUFFIXES = ("", "-wal", "-journal")
+_WAL = _SUFFIXES.index("-wal")
 
 
 class SQLiteState:
@@ -107,9 +108,14 @@ class SQLiteState:
             self.path.stat()
             found = [stat_of(f"{self.path}{suffix}") for suffix in _SUFFIXES]
             header, index = self._headers.read("", _HEADER_BYTES), self._headers.read("-shm", _INDEX_BYTES)
-        in_wal = found[_SUFFIXES.index("-wal")] is not None
-        counted = header is not None and (index is not None or not in_wal)
-        return self._watch.look(found, (header, index), counted=counted)
+        log = found[_WAL]
+        counted = header is not None and (index is not None or log is None)
+        if log is None or not counted:
+            return self._watch.look(found, (header, index), counted=counted)
+        # Not by its ctime: SQLite sets its owner whenever root opens the database, as this very node does.
+        found[_WAL] = None
+        told = f"{log.st_dev} {log.st_ino} {log.st_size} {log.st_mtime_ns}".encode()
+        return self._watch.look(found, (header, index, told), counted=True)
 
     # --- what a node asks for ---
 

@@ -153,7 +153,9 @@ class SQLitePages(SQLiteState):
                 self.path,
             )
             return False
-        self._known = self.seen(), ""
+        seen = self.seen()
+        # What somebody wrote before that look is not known to be published.
+        self._known = (seen, "") if self._header() == self._left.header else None
         return True
 
     @property

@@ -29,13 +29,15 @@ from .checkpoint_reader import CheckpointReader
 from .payload import Made, Whole
 from .shadow import Draft, PiecesDigest, Shadow, View, digest_of_pieces
 
-__all__ = ["ALL_OF_IT", "PublishedPages", "Source", "rebuilt_from", "whole_at_rest"]
+__all__ = ["ALL_OF_IT", "BY_PAGES_WITH_A_KEY", "PublishedPages", "Source", "rebuilt_from", "whole_at_rest"]
 
 logger = EventLogger(__name__)
 
 #: What a look says where a change would be too large, or there is none.
 ALL_OF_IT = "all of it"
 
+#: The shadow is not sealed.
+BY_PAGES_WITH_A_KEY = "a group with a key cannot have its database replicated by pages: leave it at copy"
 
 #: A larger patch may be more than the database is when that is packed; and so may any, of a smaller database.
 _SMALL_PATCH_BYTES = 64 * 1024
@@ -67,8 +69,7 @@ class PublishedPages(Whole):
         self, directory: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX, is_private: bool = False
     ) -> None:
         if is_private:
-            problem = "a group with a key cannot have its database replicated by pages: leave it at copy"
-            raise ConfigError(setting="sqlite-by", problem=problem)
+            raise ConfigError(setting="sqlite-by", problem=BY_PAGES_WITH_A_KEY)
         super().__init__(directory, snapshot_bytes_max=snapshot_bytes_max)
         self.path.unlink(missing_ok=True)  # of the other way
         self.path = directory / "shadow"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from replicator.archive.status import read_status
 from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import find_server
+from replicator.state.sqlite_pages import SQLitePages
 from tests.support.kv import KV as State
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, document, eventually, in_step, push
 from tests.support.opaque import Text
@@ -147,10 +149,46 @@ def test_a_state_without_apply_needs_no_class(world: RedisWorld, place: Director
         catch_up()
         run("restore", "--at", good, "--to", place.path.parent / "out")
         assert (place.path.parent / "out").read_bytes() == b"one" * 999 + b"two"
+        # the node that loads comes by a marker that the others have passed
+        with _log(world) as log:
+            assert ops.verify(log, by="test", timeout_s=PATIENCE_S).equal
         load = ("restore", "--at", good, "--load", "--force", "--yes", "--timeout", 3 * PATIENCE_S)
         run(*load, "--state", "whole")
         eventually(lambda: text.pieces == other.pieces == [b"one" * 999 + b"two"])
         in_step(a, b)
+
+
+def test_a_database_that_is_replicated_by_pages_has_an_earlier_state_back(
+    world: RedisWorld, start: Start, run: Run, tmp_path: Path
+) -> None:
+    ours, theirs, file = tmp_path / "ours", tmp_path / "theirs", tmp_path / "backup"
+
+    def does(what: str) -> None:
+        with closing(sqlite3.connect(ours)) as db:
+            db.execute(what)
+            db.commit()
+
+    def found(path: Path) -> list[Any]:
+        with closing(sqlite3.connect(path)) as db:
+            return db.execute("SELECT x FROM t").fetchall()
+
+    does("CREATE TABLE t AS SELECT 'good' AS x")
+    a, b = start("a", SQLitePages(ours)), start("b", SQLitePages(theirs, live=True))
+    a.promote(timeout_s=PATIENCE_S)
+    a.publish()
+    run("backup", file, "--data-dir", tmp_path / "a")
+    does("UPDATE t SET x = 'a mistake'")
+    assert a.publish().what == "patch"
+    with _log(world) as log:
+        assert ops.verify(log, by="test", timeout_s=PATIENCE_S).equal
+    run("import", file, "--force", "--yes", "--timeout", 3 * PATIENCE_S)
+    eventually(lambda: a.leads and found(ours) == [("good",)])
+    in_step(a, b)
+    eventually(lambda: found(theirs) == [("good",)])
+    does("INSERT INTO t VALUES ('more')")
+    assert a.publish().what != "nothing"
+    in_step(a, b)
+    eventually(lambda: found(theirs) == found(ours))
 
 
 def test_without_a_class_only_snapshots_can_be_restored_and_that_is_said(

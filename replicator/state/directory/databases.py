@@ -12,15 +12,11 @@ from typing import IO
 
 from replicator.errors import StateError, StateInUse
 
-from ..file_stamps import Seen
 from ..sqlite import SQLiteState, pieces_of
 from .contents import digest_of, new_hash
 
 __all__ = ["Copied", "Databases", "Pinned"]
 
-
-#: Where the stamp of its WAL is in what `SQLiteState.seen` gives.
-_WAL = 1
 
 #: What a directory for a copy is called; a process that was killed leaves one.
 _CUT = "directory-cut-"
@@ -86,16 +82,7 @@ class Databases:
         paths = list(paths)
         for gone in self._states.keys() - set(paths):
             del self._states[gone]
-        return tuple(self._seen(path) for path in paths)
-
-    def _seen(self, path: str) -> object:
-        seen = self.state(path).seen()
-        assert isinstance(seen, Seen)
-        wal = seen.stamps[_WAL]
-        if seen.fresh is not None or wal is None:
-            return seen
-        # As root, SQLite changes the owner of a WAL whenever it opens one; what is written to it is counted.
-        return seen._replace(stamps=(seen.stamps[0], wal._replace(changed_ns=0), *seen.stamps[_WAL + 1 :]))
+        return tuple(self.state(path).seen() for path in paths)
 
     def state(self, path: str) -> SQLiteState:
         """One of them. It remembers what was in it."""
@@ -135,7 +122,7 @@ class Databases:
         """Of what is in it, and what is in it is known to it from then on. Empty: it is no database."""
         state = self.state(path)
         known = self._digests.get(path)
-        seen = self._seen(path)
+        seen = self.state(path).seen()
         if known is not None and known[0] == seen:
             return known[1]
         digest = new_hash()

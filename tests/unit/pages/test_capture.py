@@ -6,6 +6,7 @@ import os
 import random
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -208,3 +209,12 @@ def test_a_reader_that_was_killed_is_followed_by_another_one(followed: Followed)
             followed.follow()
         assert followed.follow() == "change"
         followed.check()
+
+
+def test_two_that_ask_at_the_same_time_get_an_answer_each(followed: Followed) -> None:
+    with closing(opened(followed.path)) as db, ThreadPoolExecutor() as threads:
+        followed.follow()
+        db.execute("INSERT INTO t (value) VALUES (randomblob(200000))")
+        one = followed.look()
+        assert isinstance(one, bytes)
+        assert set(threads.map(lambda _: followed.look(), range(40))) == {one}

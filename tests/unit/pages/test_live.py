@@ -12,6 +12,7 @@ import pytest
 from replicator.format.pages import canonical
 from replicator.pages import live
 from replicator.pages.live import Left, NotAsLeft, catch_up, journal_of
+from replicator.storage import disk
 from tests.support.kv import PATIENCE_S
 
 
@@ -116,6 +117,39 @@ def test_what_somebody_else_wrote_is_left_alone(standby: Standby) -> None:
         other.execute("PRAGMA journal_mode = WAL")
         with pytest.raises(NotAsLeft):
             standby.follow()
+
+
+def test_a_program_sees_a_table_though_the_counters_of_the_schema_are_not_the_same_here(standby: Standby) -> None:
+    # given a database that was restored into: its counter of the schema is ahead
+    with closing(opened(standby.path)) as db:
+        (version,) = db.execute("PRAGMA schema_version").fetchone()
+        db.execute(f"PRAGMA schema_version = {version + 1}")
+    standby.left = standby.left._replace(header=standby.header())
+    with closing(opened(standby.source)) as db, closing(opened(standby.path)) as reader:
+        assert reader.execute("SELECT count(*) FROM t").fetchone() == (300,)
+        # when the other one gets there, too
+        db.execute("CREATE TABLE u (x)")
+        standby.follow()
+        assert reader.execute("SELECT name FROM sqlite_master").fetchall() == [("t",), ("u",)]
+        assert reader.execute("SELECT * FROM u").fetchall() == []
+
+
+def test_a_journal_counts_only_once_all_of_it_is_on_the_disk(standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    synced = disk.sync_descriptor
+
+    def noting(descriptor: int) -> None:
+        synced(descriptor)
+        found.append(standby.path.with_name("theirs-journal").read_bytes())
+
+    with closing(opened(standby.source)) as db:
+        db.execute("UPDATE t SET value = 'y'")
+    monkeypatch.setattr(disk, "sync_descriptor", noting)
+    standby.follow()
+    records, whole = found[:2]
+    assert records[:512] == bytes(512)
+    assert (len(records), records[512:]) == (len(whole), whole[512:])
+    assert whole[:512] != bytes(512)
 
 
 @pytest.mark.parametrize("at", ["no header", "header", "half of the pages"])

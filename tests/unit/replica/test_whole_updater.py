@@ -393,6 +393,17 @@ def test_replace_sets_the_state_everywhere(group: Group) -> None:
     assert a.publish().what == "nothing"
 
 
+def test_what_a_program_wrote_after_a_replace_is_given_up_by_a_primary_that_was(group: Group) -> None:
+    a = group.primary("a", state=Text([b"text"]))
+    b = group.node("b", state=Text())
+    a.publish()
+    a.replace([b"replaced"])
+    has(b, [b"replaced"])
+    a._setup.state.pieces = [b"ahead"]
+    b.promote(timeout_s=PATIENCE_S)
+    has(a, [b"replaced"])
+
+
 def test_a_state_that_never_holds_still_is_not_published(group: Group) -> None:
     class Restless(Text):
         tries = 0

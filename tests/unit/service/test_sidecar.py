@@ -269,6 +269,7 @@ def test_what_is_no_command_is_refused() -> None:
         ({"file": Path("a"), "sqlite": Path("b")}, "file"),
         ({"sqlite": Path("b"), "sqlite_live": True}, "sqlite-live"),
         ({"file": Path("a"), "sqlite_by": "pages"}, "sqlite-by"),
+        ({"sqlite": Path("b"), "sqlite_by": "pages", "key_file": Path("keys")}, "sqlite-by"),
         ({"file": Path("a"), "publish_every_s": 0.0}, "publish-every-s"),
         ({"on_standby": "'"}, "on-standby"),
         ({"proxy": ProxyOptions(listen="127.0.0.1:0", target="127.0.0.1:1")}, "proxy"),
@@ -290,8 +291,8 @@ def test_wrong_settings_are_refused_before_anything_is_started(
             redis="redis://127.0.0.1:1/0",
             data_dir=tmp_path / "a",
             http="127.0.0.1:0",
-            options=NodeOptions(lease_s=1.0),
-            program=Program(**options),
+            options=NodeOptions(lease_s=1.0, key_file=options.get("key_file")),
+            program=Program(**{name: value for name, value in options.items() if name != "key_file"}),
         )
     assert raised.value.fields["setting"] == setting
     assert not (tmp_path / "a").exists()

@@ -354,6 +354,19 @@ def test_it_is_seen_to_change_with_each_commit(tmp_path: Path, wal: bool) -> Non
         assert state.seen() != seen
 
 
+@pytest.mark.parametrize("wal", [False, True])
+def test_to_read_it_does_not_count_as_a_change(tmp_path: Path, wal: bool) -> None:
+    # SQLite sets the owner of the log whenever root opens a database
+    with closing(database(tmp_path / "a", wal=wal)):
+        state = SQLiteState(tmp_path / "a")
+        eventually(lambda: state.seen() == state.seen())
+        seen = state.seen()
+        assert list(state.snapshot())
+        if (log := tmp_path / "a-wal").exists():  # for who is not root
+            log.chmod(log.stat().st_mode)
+        assert state.seen() == seen
+
+
 def test_the_database_of_a_standby_follows_that_of_the_primary(tmp_path: Path) -> None:
     group = Group(tmp_path / "nodes")
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"

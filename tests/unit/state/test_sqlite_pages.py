@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from replicator.node.node import Node
 from replicator.state import SharedState
 from replicator.state.sqlite import SQLiteState
@@ -88,6 +90,30 @@ def test_what_a_program_does_arrives_and_comes_back_after_a_failover(tmp_path: P
             assert kept(ours) == kept(theirs) == []
         finally:
             group.close()
+
+
+def test_what_is_written_right_after_it_was_brought_up_to_date_is_kept_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    with closing(opened(path, "delete")) as db:
+        filled(db)
+        state = SQLitePages(path)
+        published = list(state.snapshot())
+        page = published[0][:4096]
+        state.is_published(page)
+        seen = state.seen
+
+        def somebody_is_faster() -> object:
+            db.execute("UPDATE t SET value = 'mine' WHERE id = 1")
+            return seen()
+
+        monkeypatch.setattr(state, "seen", somebody_is_faster)
+        assert state.catch_up({1: page}, path.stat().st_size // 4096)
+        monkeypatch.undo()
+    state.restore(published)
+    (aside,) = kept(path)
+    assert ("mine",) in [row[1:] for row in rows(aside)]
 
 
 def mode_of(path: Path) -> str:

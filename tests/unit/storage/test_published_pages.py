@@ -125,6 +125,15 @@ def test_a_change_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     assert shadow.counted() == shadow.digest
 
 
+def test_a_change_to_more_than_a_node_accepts_is_refused(tmp_path: Path) -> None:
+    published = Stored(database(8)).loaded(tmp_path)
+    published.snapshot_bytes_max = 9 * SIZE
+    with pytest.raises(CorruptRecord, match="snapshot_bytes_max"):
+        take(published, changed(shadow_of(published), [], "new", 10))
+    assert shadow_of(published).path.stat().st_size == 8 * SIZE
+    take(published, changed(shadow_of(published), [], "new", 9))
+
+
 def test_pieces_are_those_of_the_moment_they_were_asked_for(tmp_path: Path) -> None:
     chance = random.Random(1)
     published = Stored(database(5000)).loaded(tmp_path)
