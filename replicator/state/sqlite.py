@@ -54,7 +54,7 @@ from ..runtime.event_log import EventLogger
 from .file_stamps import Watch
 from .replaced_files import Kept, draft_of, explained, is_kept, stat_of, survived, unused
 
-__all__ = ["BUSY_S", "SQLiteState", "normal", "pieces_of"]
+__all__ = ["BUSY_S", "SQLiteState", "digest_of", "normal", "pieces_of"]
 
 _logger = EventLogger(__name__)
 
@@ -163,7 +163,11 @@ class SQLiteState:
 
     def _copy(self, copy: Path) -> None:
         """Raises `StateError`; `sqlite3.DatabaseError` in it means that the file is no database."""
-        with self._translated(), closing(self._opened("rw")) as source, closing(sqlite3.connect(copy)) as target:
+        with self._translated(), closing(self._opened("rw")) as source:
+            self._copy_of(source, copy)
+
+    def _copy_of(self, source: sqlite3.Connection, copy: Path) -> None:
+        with closing(sqlite3.connect(copy)) as target:
             # It is read once, here, and removed.
             target.execute("PRAGMA journal_mode = OFF")
             target.execute("PRAGMA synchronous = OFF")
@@ -229,12 +233,12 @@ class SQLiteState:
             ):
                 raise
             return known, _NO_DATABASE
-        return known, _digest(kept)
+        return known, digest_of(kept)
 
     def _keep(self, kept: Path, content: str) -> None:
         seen = self.seen()
         with explained(self.path):
-            if not is_kept(self.path, kept.stat().st_size, content, _digest):
+            if not is_kept(self.path, kept.stat().st_size, content, digest_of):
                 descriptor = os.open(kept, os.O_RDWR)
                 try:
                     disk.take_after(descriptor, self.path.stat())
@@ -337,7 +341,7 @@ def normal(first: bytes) -> bytes:
     return bytes(page)
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """Of a database that nobody uses."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as copy:

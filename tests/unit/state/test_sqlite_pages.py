@@ -116,6 +116,43 @@ def test_what_is_written_right_after_it_was_brought_up_to_date_is_kept_aside(
     assert ("mine",) in [row[1:] for row in rows(aside)]
 
 
+def test_what_is_written_right_after_it_was_restored_is_kept_aside_and_no_pages_are_put_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    with closing(opened(path, "delete")) as db:
+        filled(db)
+        state = SQLitePages(path)
+        published = list(state.snapshot())
+        db.execute("DELETE FROM t WHERE id > 5")
+        seen = state.seen
+
+        def somebody_is_faster() -> object:
+            db.execute("UPDATE t SET value = 'mine' WHERE id = 1")
+            return seen()
+
+        swap = state._swap
+
+        def swapped(draft: Path) -> None:
+            swap(draft)
+            monkeypatch.setattr(state, "seen", somebody_is_faster)
+
+        monkeypatch.setattr(state, "_swap", swapped)
+        state.published_pieces = lambda: iter(published)
+        state.restore(published)
+        monkeypatch.undo()
+    page = published[0][:4096]
+    state.is_published(page)
+    assert not state.catch_up({1: page}, path.stat().st_size // 4096)
+    state.restore(published)
+    assert ("mine",) in [row[1:] for row in rows(kept(path)[-1])]
+    assert content(path) == published
+    # and then they are
+    state.is_published(page)
+    assert state.catch_up({1: page}, path.stat().st_size // 4096)
+    assert content(path) == published
+
+
 def mode_of(path: Path) -> str:
     with closing(sqlite3.connect(path)) as db:
         return str(db.execute("PRAGMA journal_mode").fetchone()[0])
