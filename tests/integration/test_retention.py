@@ -117,7 +117,8 @@ class MeasuredLog(RedisLog):
         self._takes_samples = samples
         #: The size of each change.
         self.changes: dict[RecordId, int] = {}
-        self.snapshot_sent = 0
+        #: The size of each part, by the state that it is of, and by its id: one may be sent twice.
+        self._parts: dict[RecordId, dict[RecordId, int]] = {}
         #: Of each complete snapshot: the place of its state, and its size.
         self.complete: list[tuple[RecordId, int]] = []
         self._appends = 0
@@ -140,10 +141,10 @@ class MeasuredLog(RedisLog):
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         reply = super().part(record, rebase=rebase)
-        self.snapshot_sent += weight(record)
-        if record.is_last:
-            self.complete.append((record.as_of.id, self.snapshot_sent))
-            self.snapshot_sent = 0
+        parts = self._parts.setdefault(record.as_of.id, {})
+        parts[record.id] = weight(record)
+        if record.is_last and record.as_of.id not in dict(self.complete):
+            self.complete.append((record.as_of.id, sum(parts.values())))
         self._sample()
         return reply
 

@@ -200,6 +200,8 @@ def _differs(command: str, said: str, shown: str) -> str:
 
 #: What is never twice the same, and what stands for it on the page.
 _VARYING = [
+    # How far it has come is said as often as that changes: the last one counts.
+    (r"(?m)^\d+ of \d+ nodes reported at \S+\n(?=\d+ of \d+ nodes reported at )", ""),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", "2026-11-30 02:41:07.512"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?!\.)", "2026-11-30 02:41:07"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "2026-11-30T02:41:07Z"),
