@@ -64,7 +64,7 @@ FULL = Sizes(
         for mode in ("wal", "delete")
         for mb in ((54,) if way == "copy" else (54, 304))
     ],
-    seconds=60.0,
+    seconds=30.0,
 )
 QUICK = Sizes(cases=[Case(way=way, mode=mode, mb=4) for way in WAYS for mode in ("wal", "delete")], seconds=3.0)
 
