@@ -144,7 +144,7 @@ def _published(
     progress: Progress,
 ) -> str:
     progress(f"{node.name} follows the group")
-    _wait(lambda: node.in_sync, deadline, f"{node.name} did not catch up with the log")
+    _wait(lambda: node.in_sync and _reports(log, node.name), deadline, f"{node.name} did not catch up with the log")
     _check_unchanged(log, expect)
     try:
         ops.switchover(log, node.name, by=by, reason=reason, timeout_s=_left(deadline))
@@ -165,6 +165,12 @@ def _published(
         if head is not None and head.node == node.name:
             ops.switchover(log, led, by=by, reason=f"{reason}: done", timeout_s=max(10.0, _left(deadline)))
     return position
+
+
+def _reports(log: RedisLog, node: str) -> bool:
+    """Whether others see it: it is in step before its first heartbeat is there, and nobody promotes a stranger."""
+    heartbeat = log.look().heartbeats.get(node)
+    return heartbeat is not None and heartbeat.alive and heartbeat.in_sync
 
 
 def _check_unchanged(log: RedisLog, expect: RecordId | None) -> None:

@@ -20,7 +20,9 @@ from replicator.archive.archiver import Archiver, Settings
 from replicator.archive.places import Directory
 from replicator.archive.status import read_status
 from replicator.cli import cli
+from replicator.errors import LogUnavailable
 from replicator.log.redis_log import RedisLog
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.sandbox.redis_server import find_server
 from replicator.state.sqlite_pages import SQLitePages
 from tests.support.kv import KV as State
@@ -303,6 +305,28 @@ def test_a_state_of_another_version_than_the_groups_is_refused(
     said = run("import", file, "--force", "--yes", code=2).output
     assert "this is a state of version 1, and group g is at version 2" in said
     assert a.position == before
+
+
+def test_a_node_that_loads_is_promoted_once_the_others_have_heard_of_it(
+    world: RedisWorld, start: Start, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = start("a", State())
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(push(1))
+    file = tmp_path / "state.backup"
+    run("backup", file, "--data-dir", tmp_path / "a")
+    a.submit(push(2))
+    really, silent = RedisLog.beat, [3]
+
+    def beat(self: RedisLog, heartbeat: Heartbeat) -> None:
+        if heartbeat.node.startswith("import-") and silent[0]:
+            silent[0] -= 1
+            raise LogUnavailable(url=world.server.url, problem="a test has it unheard")
+        really(self, heartbeat)
+
+    monkeypatch.setattr(RedisLog, "beat", beat)
+    assert "the log has the state" in run("import", file, "--force", "--yes").output
+    assert silent == [0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
