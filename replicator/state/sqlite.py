@@ -54,7 +54,7 @@ from ..runtime.event_log import EventLogger
 from .file_stamps import Watch
 from .replaced_files import Kept, draft_of, explained, is_kept, stat_of, survived, unused
 
-__all__ = ["BUSY_S", "SQLiteState", "digest_of", "normal", "pieces_of"]
+__all__ = ["BUSY_S", "SQLiteState", "content_digest", "digest_of", "discard", "normal", "pieces_of"]
 
 _logger = EventLogger(__name__)
 
@@ -152,7 +152,7 @@ class SQLiteState:
                 with explained(copy):
                     return copy.open("rb")
             finally:
-                _discard(copy)
+                discard(copy)
 
     def _empty(self, what: str) -> Path:
         """A file to copy into. SQLite would make it readable for everybody."""
@@ -215,8 +215,8 @@ class SQLiteState:
             self._known = (self.seen(), digest) if self.survived() else None
             self.kept.has_published = self.kept.is_new = False
         finally:
-            _discard(draft)
-            _discard(kept)
+            discard(draft)
+            discard(kept)
 
     def _known_or_kept(self, kept: Path) -> tuple[str, str]:
         """The digest that is known to be published, and that of what is there, copied to `kept` if it is another."""
@@ -343,10 +343,15 @@ def normal(first: bytes) -> bytes:
 
 def digest_of(path: Path) -> str:
     """Of a database that nobody uses."""
-    digest = xxhash.xxh3_128()
     with path.open("rb") as copy:
-        for piece in pieces_of(copy):
-            digest.update(piece)
+        return content_digest(pieces_of(copy))
+
+
+def content_digest(pieces: Iterable[bytes]) -> str:
+    """Of what is replicated, however it is cut."""
+    digest = xxhash.xxh3_128()
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()
 
 
@@ -389,7 +394,7 @@ def _close_all(files: dict[str, int]) -> None:
         os.close(file)
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     for suffix in (*_SUFFIXES, "-shm"):
         with suppress(OSError):
             Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -26,9 +26,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from replicator.errors import StateError
+from replicator.errors import CheckpointError, StateError
 from replicator.pages.capture import Base
 from replicator.pages.capture_process import Reader
 from replicator.pages.live import HEADER_BYTES, MODE, NOT_WAL, SCHEMA, Left, NotAsLeft, catch_up
@@ -38,7 +36,7 @@ from replicator.storage.shadow import Shadow
 
 from ..runtime.event_log import EventLogger
 from .replaced_files import explained
-from .sqlite import BUSY_S, SQLiteState, digest_of, normal
+from .sqlite import BUSY_S, SQLiteState, content_digest, digest_of, discard, normal
 
 __all__ = ["SQLitePages"]
 
@@ -119,21 +117,24 @@ class SQLitePages(SQLiteState):
             self._journal_mode("DELETE")
         self._left = self._as_published(first)
         self._notes.write(*([self._left.header] if self._left is not None else []))
-        if self.live and self._left is None:
-            what = "%s is in WAL mode, and in use: it can only be restored as a whole"
-            logger.warning("database.lags", what, self.path)
 
     def _as_published(self, first: bytes) -> Left | None:
         """How it is left; None: it cannot be brought up to date in place.
 
         Pages put into a database that somebody wrote since would make one of two moments of it. So its content is
-        compared, in a transaction that reads: nobody commits meanwhile.
+        compared, in a transaction that reads: nobody commits meanwhile. What cannot be compared now, or with nothing,
+        is restored as a whole the next time.
         """
-        with suppress(sqlite3.Error, StateError), closing(self._opened("rw")) as db:
+        with suppress(sqlite3.Error, StateError, CheckpointError), closing(self._opened("rw")) as db:
             db.execute("BEGIN")
             db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
             header = self._header()
-            if header is None or header[MODE] != NOT_WAL:
+            if header is None:
+                return None
+            if header[MODE] != NOT_WAL:
+                if self.live:
+                    what = "%s is in WAL mode, and in use: it can only be restored as a whole"
+                    logger.warning("database.lags", what, self.path)
                 return None
             if self._content_of(db) == self._published_content():
                 return Left(header, first[SCHEMA])
@@ -147,16 +148,13 @@ class SQLitePages(SQLiteState):
             self._copy_of(db, copy)
             return digest_of(copy)
         finally:
-            copy.unlink(missing_ok=True)
+            discard(copy)
 
     def _published_content(self) -> str:
         """The digest of what it was restored to, or of what is published, if that is what it is."""
         if self._known is not None and self._known[1]:
             return self._known[1]
-        digest = xxhash.xxh3_128()
-        for piece in _normal_pieces(self.snapshot(), self.path):
-            digest.update(piece)
-        return digest.hexdigest()
+        return content_digest(_normal_pieces(self.snapshot(), self.path))
 
     def loses_track(self) -> None:
         """It is about to be restored: until that is done, nobody knows what it lacks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from replicator.errors import CheckpointError
 from replicator.node.node import Node
 from replicator.state import SharedState
 from replicator.state.sqlite import SQLiteState
@@ -151,6 +153,21 @@ def test_what_is_written_right_after_it_was_restored_is_kept_aside_and_no_pages_
     state.is_published(page)
     assert state.catch_up({1: page}, path.stat().st_size // 4096)
     assert content(path) == published
+
+
+def test_what_cannot_be_compared_with_what_was_published_is_restored_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with closing(opened(path, "delete")) as db:
+        filled(db)
+    state = SQLitePages(path, live=True)
+    page = next(iter(state.snapshot()))[:4096]
+
+    def broken() -> Iterator[Any]:
+        raise CheckpointError(path=path, problem="a test has broken the shadow")
+
+    state.published_pieces = broken
+    state.is_published(page)
+    assert not state.catch_up({1: page}, path.stat().st_size // 4096)
 
 
 def mode_of(path: Path) -> str:
