@@ -187,7 +187,7 @@ class Sidecar:
     def _tell(self) -> None:
         commands = self._commands
         commands.look()
-        leads = self._node.leads and (self._run is None or self._run.may_run)
+        leads = self._leads
         self._look_at_handover(leads=leads)
         now = ("primary", self._node.term) if leads and self._handing_over is None else ("standby", 0)
         if now != self._told:
@@ -211,8 +211,12 @@ class Sidecar:
         told = self._told
         if told is None or told[0] != "primary" or self._handing_over is not None or self._stopping.is_set():
             return 0
-        leads = self._node.leads and (self._run is None or self._run.may_run)
-        return told[1] if leads and told[1] == self._node.term else 0
+        return told[1] if self._leads and told[1] == self._node.term else 0
+
+    @property
+    def _leads(self) -> bool:
+        """Whether the node leads, and the program may go by that."""
+        return self._node.leads and (self._run is None or self._run.may_run)
 
     # --- a switchover that is planned ---
 

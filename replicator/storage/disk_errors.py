@@ -12,7 +12,7 @@ from replicator.errors import CheckpointError
 from replicator.storage import disk
 from replicator.storage.checkpoint_file import code_of
 
-__all__ = ["lost_writes", "translated"]
+__all__ = ["lost_writes", "translated", "unusable"]
 
 
 @contextlib.contextmanager
@@ -23,7 +23,11 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise CheckpointError(path=path, problem=_explained(error, path)) from error
     except OSError as error:
-        raise CheckpointError(path=error.filename or path, problem=error.strerror or str(error)) from error
+        raise unusable(error.filename or path, error) from error
+
+
+def unusable(path: str | Path, error: OSError) -> CheckpointError:
+    return CheckpointError(path=path, problem=error.strerror or str(error))
 
 
 def lost_writes(error: BaseException) -> bool:

@@ -41,6 +41,7 @@ from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..runtime.event_log import EventLogger
 from . import disk
 from .checkpoint_file import Payload
+from .disk_errors import unusable
 from .keyring import cloak
 
 __all__ = ["Made", "Published", "Whole"]
@@ -81,7 +82,7 @@ class _File:
         try:
             self._file = disk.create(path) if new else os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         # Whoever draws its pieces holds it, too: the descriptor ends with the last of them.
         weakref.finalize(self, os.close, self._file)
 
@@ -106,13 +107,13 @@ class _File:
         try:
             disk.write(self._file, data if self._cloak is None else self._cloak(self.size - len(data), data))
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
 
     def read(self, start: int, end: int) -> bytes:
         try:
             data = os.pread(self._file, end - start, start)
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
         return data if self._cloak is None else self._cloak(start, data)
 
     def pieces(self, most: int) -> Iterator[Any]:
@@ -123,15 +124,11 @@ class _File:
         try:
             os.replace(self.path, path)
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         self.path = path
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
-
-
-def _unusable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(path=path, problem=error.strerror or str(error))
 
 
 class _Decoder(SnapshotDecoder):
@@ -185,7 +182,7 @@ class Whole:
             if is_private:  # it may be of before the group had a key
                 self.path.unlink(missing_ok=True)
         except OSError as error:
-            raise _unusable(directory, error) from error
+            raise unusable(directory, error) from error
 
     @property
     def digest(self) -> str:

@@ -28,6 +28,7 @@ from ..errors import CheckpointError, CorruptRecord
 from ..format.pages import MODULUS, NO_PAGES, PageChange, is_page_size, moved, sum_in
 from ..runtime.event_log import EventLogger
 from . import disk
+from .disk_errors import unusable
 
 __all__ = ["PIECE_BYTES", "Draft", "PiecesDigest", "Shadow", "View", "digest_of_pieces", "page_size_in"]
 
@@ -94,7 +95,7 @@ class Shadow:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         page_size = page_size_in(os.pread(descriptor, 100, 0)) or _NO_SIZE
         shadow = cls(path, descriptor, page_size, os.fstat(descriptor).st_size // page_size, NO_PAGES)
         shadow.digest = shadow.counted()
@@ -152,7 +153,7 @@ class Shadow:
         try:
             os.posix_fallocate(self._file, self.count * change.page_size, more)
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
 
     def make(self, change: PageChange) -> None:
         """Make a change that was checked. One that cannot be made leaves it `broken`."""
@@ -194,7 +195,7 @@ class Shadow:
         try:
             os.replace(self.path, path)
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         self.path = path
 
     def discard(self) -> None:
@@ -265,13 +266,13 @@ class Draft:
         try:
             self._file = disk.create(path)
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
 
     def write(self, piece: bytes) -> None:
         try:
             disk.write(self._file, piece)
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
 
     def finish(self) -> Shadow:
         """What was written."""
@@ -283,7 +284,3 @@ class Draft:
     def discard(self) -> None:
         os.close(self._file)
         self.path.unlink(missing_ok=True)
-
-
-def _unusable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(path=path, problem=error.strerror or str(error))
