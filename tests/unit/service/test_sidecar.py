@@ -6,7 +6,6 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,6 @@ from replicator.service.sidecar import Sidecar
 from replicator.state.file import FileState
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
 from tests.support.role_commands import lines, telling
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path / "nodes")
-    yield group
-    group.close()
-
-
-@pytest.fixture
-def told(tmp_path: Path) -> Path:
-    path = tmp_path / "told"
-    path.touch()
-    return path
 
 
 def test_commands_are_told_each_role(group: Group, told: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,20 +13,6 @@ from replicator.service.sidecar import Sidecar
 from replicator.state.file import FileState
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_thread
 from tests.support.role_commands import lines, telling
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path / "nodes")
-    yield group
-    group.close()
-
-
-@pytest.fixture
-def told(tmp_path: Path) -> Path:
-    path = tmp_path / "told"
-    path.touch()
-    return path
 
 
 def test_a_program_is_told_to_stop_when_it_has_answered_what_it_was_passed(group: Group, told: Path) -> None:
