@@ -12,6 +12,7 @@ The first two bring back to life what a test killed or paused, but do not undo a
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ import pytest
 import redis
 from hypothesis import settings
 
+from replicator.runtime.gc_pause import leave_alone
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.support.servers import servers_at_hand
 from tests.support.worlds import MemoryWorld, RedisWorld, World
@@ -42,6 +44,17 @@ sys.dont_write_bytecode = False
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """All that was imported and collected stays to the end: the collector goes through none of it, in no test."""
+    leave_alone()
+    gc.enable()
+
 
 RedisFactory = Callable[..., RedisServer]
 

@@ -339,7 +339,6 @@ class TestRestoring:
         restoring.complete(parts[-1], Ending(slate))
         assert not any(on)
         assert gc.isenabled()
-        gc.unfreeze()
 
     def test_an_end_of_the_thread_is_not_waited_for_for_ever(self) -> None:
         class Leaving(Slate):
@@ -357,7 +356,6 @@ class TestHeldCollector:
     def collector_is_as_it_was(self) -> Iterator[None]:
         yield
         gc.enable()
-        gc.unfreeze()
 
     def test_a_small_snapshot_does_not_touch_it(self) -> None:
         frozen = gc.get_freeze_count()
