@@ -39,7 +39,7 @@ SMALL = (
     (Bounds(changes=1, promotions=0, crashes=1, snapshots=2, parts=2, resends=0), 5_000),
     (Bounds(changes=1, promotions=0, failovers=1, snapshots=2, parts=2, resends=0), 10_000),
     (Bounds(changes=1, promotions=1, failovers=1, resends=0, nodes=3), 40_000),
-    (Bounds(changes=1, promotions=2, crashes=1, forgeries=1, resends=0), 30_000),
+    (Bounds(changes=1, promotions=1, crashes=1, forgeries=1, resends=0), 5_000),
     (Bounds(changes=2, promotions=1, crashes=1, keyed=True), 5_000),
     (Bounds(changes=2, promotions=2, resends=0, keyed=True), 3_000),
     (Bounds(changes=1, promotions=1, crashes=1, drifts=1, resends=0), 10_000),
@@ -62,6 +62,7 @@ LARGE = (
     Bounds(changes=1, promotions=2, failovers=1, resends=0, nodes=3),
     Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0, nodes=3),
     Bounds(changes=1, promotions=1, failovers=1, forgeries=1, resends=0),
+    Bounds(changes=1, promotions=2, crashes=1, forgeries=1, resends=0),
     Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0, poison=3, skips=1),
     Bounds(changes=1, promotions=1, failovers=1, resends=0, poison=3, skips=2, cures=1),
     Bounds(changes=2, promotions=1, crashes=1, resends=0, parts=2, poison=3, skips=2, cures=1),
@@ -113,8 +114,11 @@ class _Exploration:
         self.started_at = time.monotonic()
         self.progress = progress
 
-    def run(self) -> Explored:
-        begin, end = 0, 1
+    def run(self, after: tuple[str, ...] = ()) -> Explored:
+        """All worlds, or those that there are `after` these steps: of each, how its text begins."""
+        for begins in after:
+            self._go(begins)
+        begin, end = len(self.worlds) - 1, len(self.worlds)
         while begin < end:
             for number in range(begin, end):
                 self._expand(number)
@@ -126,6 +130,11 @@ class _Exploration:
 
     def explored(self) -> Explored:
         return Explored(len(self.worlds), self.transitions, self.depth, time.monotonic() - self.started_at)
+
+    def _go(self, begins: str) -> None:
+        number = len(self.worlds) - 1
+        steps = self.machine.steps(World.unpacked(self.worlds[number]))
+        self._add(next(after.packed() for text, after in steps if text.startswith(begins)), number)
 
     def _expand(self, number: int) -> None:
         text = ""
@@ -174,17 +183,22 @@ def explore(
     *,
     redis: type[MemoryRedis] = MemoryRedis,
     progress: bool = False,
+    after: tuple[str, ...] = (),
 ) -> Explored:
-    """Go through every world within `bounds`. Raises `Violation`."""
+    """Go through every world within `bounds`, or those `after` some steps. Raises `Violation`."""
     with _without_collector():
         machine = KeyedMachine if bounds.keyed else Machine
-        return _Exploration(machine(bounds, redis=redis), progress=progress).run()
+        return _Exploration(machine(bounds, redis=redis), progress=progress).run(after)
 
 
-def explore_without(removal: Removal, *, progress: bool = False) -> Explored:
-    """Go through the worlds in which a rule is missed. Raises `Violation`: it ought to."""
+def explore_without(removal: Removal, *, progress: bool = False, from_start: bool = False) -> Explored:
+    """Go through the worlds in which a rule is missed, all of them or those after its first steps.
+
+    Raises `Violation`: it ought to.
+    """
     with removal.applied():
-        return explore(removal.bounds, redis=removal.redis, progress=progress)
+        after = () if from_start else removal.after
+        return explore(removal.bounds, redis=removal.redis, progress=progress, after=after)
 
 
 def main() -> int:
@@ -198,7 +212,7 @@ def main() -> int:
     try:
         if options.without:
             print(known[options.without].about)
-            print(explore_without(known[options.without], progress=options.progress))
+            print(explore_without(known[options.without], progress=options.progress, from_start=True))
             return 0
         own = {name: int(value) for name, _, value in (bound.partition("=") for bound in options.bound)}
         for bounds in [Bounds(**own)] if own else LARGE if options.large else [bounds for bounds, _ in SMALL]:

@@ -186,13 +186,18 @@ def applies_whatever_is_known(
 
 
 class Removal(NamedTuple):
-    """`patches`: (module, name, what stands there instead). `breaks`: what the explorer says."""
+    """`patches`: (module, name, what stands there instead). `breaks`: what the explorer says.
+
+    `after`: the steps with which a way to it begins, where there are too many worlds to try all others as well. The
+    explorer takes just these steps first; `--without` tries every order.
+    """
 
     about: str
     bounds: Bounds
     redis: type[MemoryRedis] = MemoryRedis
     patches: tuple[tuple[Any, str, Any], ...] = ()
     breaks: str = ""
+    after: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -244,6 +249,12 @@ THREE = Bounds(changes=1, promotions=1, failovers=1, resends=0, nodes=3)
 SKIP = Bounds(changes=1, promotions=1, crashes=1, resends=0, poison=3, skips=1)
 FORCED_SKIP = Bounds(changes=2, promotions=0, resends=0, poison=2, skips=1, forced=True)
 
+#: A change is written and acknowledged. Redis forgets it, and everybody knows that.
+WRITTEN = ("a sends append 1-2 ", "Redis executes append 1-2 ")
+ACKNOWLEDGED = (*WRITTEN, "a learns of 1-2 ")
+APPLIED = (*ACKNOWLEDGED, "b reads 1-2 ")
+FORGOTTEN = ("Redis fails over to a copy that lacks 1 ", "a notices run-2", "b notices run-2")
+
 REMOVALS = {
     "rebase": Removal(
         "a primary ahead of a log that lost records goes on at its own place",
@@ -275,6 +286,7 @@ REMOVALS = {
         Bounds(changes=1, promotions=2, crashes=1, failovers=1, resends=0),
         patches=((election, "most_advanced", most_advanced_by_position),),
         breaks="G5",
+        after=(*ACKNOWLEDGED, "a crashes", "a restarts", "b reads 1-2 ", *FORGOTTEN),
     ),
     "boot": Removal(
         "a boot stamps only the term that it took itself", CRASH, patches=_holds(holds_in_any_boot), breaks="G4"
@@ -297,6 +309,7 @@ REMOVALS = {
         Bounds(changes=1, promotions=2, crashes=1, failovers=1, resends=0),
         patches=((election, "_lacks_what_the_log_lost", compared_with_the_head),),
         breaks="G5",
+        after=(*APPLIED, *FORGOTTEN),
     ),
     "out-of-sync": Removal(
         "who has all the changes may lead out of sync, if the log lost what everybody has",
@@ -309,12 +322,14 @@ REMOVALS = {
         Bounds(changes=2, promotions=2, failovers=1, resends=0),
         patches=((election, "_met_and_whole", whole_if_it_met_or_not),),
         breaks="G4",
+        after=(*WRITTEN, *FORGOTTEN, "the tool sends promote b/b1 "),
     ),
     "expected-head": Removal(
         "one that is out of sync is promoted over the newest record that was seen, or not at all",
         Bounds(changes=2, promotions=2, failovers=1, resends=0),
         patches=((election, "expected_head", lambda *_: None),),
         breaks="G4",
+        after=(*WRITTEN, *FORGOTTEN, "the tool sends promote b/b1 "),
     ),
     "denial": Removal(
         "the log of another run does not deny that a record was there",
@@ -374,6 +389,7 @@ REMOVALS = {
         Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0, nodes=3),
         patches=((Machine, "vouched", vouches_for_what_it_applied),),
         breaks="G5",
+        after=(*APPLIED, "a crashes", "a restarts"),
     ),
     "numbers": Removal(
         "nobody takes a record whose numbers cannot follow",
@@ -431,6 +447,7 @@ REMOVALS = {
         Bounds(changes=1, promotions=2, failovers=1, parts=2, resends=0),
         patches=_no_ends_from(11),
         breaks="ends: a has 1048577-3 1048578-6, its history 1-2",
+        after=(*ACKNOWLEDGED, *FORGOTTEN),
     ),
     "ends-restore": Removal(
         "a node that restores takes the ends from the snapshot",
@@ -443,6 +460,7 @@ REMOVALS = {
         Bounds(changes=1, promotions=2, failovers=1, resends=0),
         LogKeepsItsEnds,
         breaks="ends: a has 1-1",
+        after=(*ACKNOWLEDGED, *FORGOTTEN),
     ),
     "keys-in-apply": Removal(
         "whether a key is known is decided where its change is applied, and not only before it is written",
