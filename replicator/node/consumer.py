@@ -91,7 +91,8 @@ class Reader:
         Raises what `Replica.take` raises, and `CorruptRecord` for what is no record.
         """
         self._acks_after = batch.acks_after or self._acks_after
-        self._acks.hear(batch.acks)
+        if batch.acks or not batch.records:
+            self._acks.hear(batch.acks)
         for request in batch.requests:
             self._requests_after = request.id
             yield request
@@ -107,7 +108,7 @@ class Reader:
         # Not under the lock of writes: a disk that hangs is not to be in the way of the end of the node.
         self._replica.saved.make_room()
         term, applied = self._replica.node_state.view.term, self._replica.applied
-        if any(record.id.term > term for record in records):
+        if records[-1].id.term > term:  # of all of them, if of any: their ids ascend
             # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
             view = self._replica.node_state.view
             look = with_misnamed_head(self._log, view, self._log.look())
