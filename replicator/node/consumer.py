@@ -121,7 +121,10 @@ class Reader:
                 found = self._replica.skipping.look_at(records)
             else:
                 verdicts = self._replica.take(records)
-                self._follow()
+                try:
+                    self._replica.follow()
+                except Stalled as error:
+                    self._problems.report("state", error)
         if found is Found.GIVES_UP:
             self._replica.give_up_state(self._replica.skipping.give_way())
         elif applied.stalled:
@@ -134,15 +137,8 @@ class Reader:
             yield Learnt.NEWS  # to learn where the new primary is reached, and to report
         if applied.markers:
             yield Learnt.NEWS
-        if Verdict.RESTORE in verdicts or any(isinstance(r, ChangeRecord) and r.wants_acks for r in records):
+        if Verdict.RESTORE in verdicts or _are_awaited(records):
             self._acknowledge()
-
-    def _follow(self) -> None:
-        """A node that stopped leading gives up what it did not publish. The caller has the write lock."""
-        try:
-            self._replica.follow()
-        except Stalled as error:
-            self._problems.report("state", error)
 
     def _acknowledge(self) -> None:
         """Somebody waits until standbys have a change on their disks: this one has."""
@@ -160,4 +156,9 @@ def _is_a_stream(records: Sequence[Record], most: int) -> bool:
     """
     if not 1 < len(records) < most:
         return False
-    return all(isinstance(record, ChangeRecord) and not record.wants_acks for record in records)
+    return all(isinstance(record, ChangeRecord) for record in records) and not _are_awaited(records)
+
+
+def _are_awaited(records: Sequence[Record]) -> bool:
+    """Whether somebody waits until one of these changes is on the disks of standbys."""
+    return any(isinstance(record, ChangeRecord) and record.wants_acks for record in records)

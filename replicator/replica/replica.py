@@ -238,7 +238,7 @@ class Replica:
     def _carry_out(self, work: list[Work], node_state: NodeState) -> None:
         if not work:
             return
-        before, steps = self.node_state.view, [done.step for done in work]
+        before, steps = self.known.node_state.view, [done.step for done in work]
         forgets, saves_first = True, False
         for step in steps:
             forgets = forgets and may_be_forgotten(step.record, step.verdict, before, step.view)

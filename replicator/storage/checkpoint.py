@@ -245,8 +245,9 @@ class Checkpoint:
         """Write what was folded since the last save, and the view after it, in one transaction.
 
         `steps` are all records since then, in order: also those that only move the view. `synced`: on the disk, and not
-        only with the system, when this returns. `to_sync`: `sync` follows, and finds all written. Raises `CheckpointError` if the disk refuses: nothing was saved then,
-        and the same may be tried again. `ValueError`: parts are missing.
+        only with the system, when this returns. `to_sync`: `sync` follows, and finds all written. Raises
+        `CheckpointError` if the disk refuses: nothing was saved then, and the same may be tried again. `ValueError`:
+        parts are missing.
         """
         self._owner.check()
         with self._mutex:
