@@ -189,47 +189,47 @@ def encode_changes(encoded: Iterable[bytes], codec: str = "json") -> tuple[str, 
     return codec, payload, digest
 
 
-def decode_changes(codec: str, body: bytes, digest: str, count: int, *, id_: str) -> list[Any]:
+def decode_changes(codec: str, body: bytes, digest: str, count: int, *, id_: object) -> list[Any]:
     """Decode the changes in a change record; one with a key is a `Keyed`.
 
-    Raises `CorruptRecord` if body, digest and count disagree.
+    `id_`: of the record. Raises `CorruptRecord` if body, digest and count disagree.
     """
     if codec in ("json", "keyed"):
         payload = body
     elif codec in ("json+zstd", "keyed+zstd"):
         payload = _inflate(body, CHANGE_BYTES_MAX, id_)
     else:
-        raise CorruptRecord(id=id_, problem=f"its codec is {codec!r}: update replicator")
+        raise CorruptRecord(id=str(id_), problem=f"its codec is {codec!r}: update replicator")
     if digest_of(payload) != digest:
-        raise CorruptRecord(id=id_, problem="its digest does not fit its body: it was damaged")
+        raise CorruptRecord(id=str(id_), problem="its digest does not fit its body: it was damaged")
     try:
         changes = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        raise CorruptRecord(id=id_, problem=f"its body is not JSON ({error})") from None
+        raise CorruptRecord(id=str(id_), problem=f"its body is not JSON ({error})") from None
     if not isinstance(changes, list) or len(changes) != count:
-        raise CorruptRecord(id=id_, problem=f"its body is not a list of {count} changes")
+        raise CorruptRecord(id=str(id_), problem=f"its body is not a list of {count} changes")
     return changes if codec.startswith("json") else _keyed(payload, changes, id_)
 
 
-def _keyed(payload: bytes, decoded: list[Any], id_: str) -> list[Any]:
+def _keyed(payload: bytes, decoded: list[Any], id_: object) -> list[Any]:
     try:
         return entries_of(payload, decoded)
     except NotKeyed as problem:
-        raise CorruptRecord(id=id_, problem=str(problem)) from None
+        raise CorruptRecord(id=str(id_), problem=str(problem)) from None
 
 
-def _inflate(body: bytes, most: int, id_: str) -> bytes:
+def _inflate(body: bytes, most: int, id_: object) -> bytes:
     """Decompress at most `most` bytes: a bomb is refused by the size it declares, and by the size it really has."""
     try:
         declared = zstd.get_frame_info(body).decompressed_size
         if declared is not None and declared > most:
-            raise CorruptRecord(id=id_, problem=f"it declares {declared} bytes, a record takes {most}")
+            raise CorruptRecord(id=str(id_), problem=f"it declares {declared} bytes, a record takes {most}")
         unpacker = zstd.ZstdDecompressor(options=_READ_OPTIONS)
         payload = unpacker.decompress(body, max_length=most + 1)
     except zstd.ZstdError as error:
-        raise CorruptRecord(id=id_, problem=f"its body is not zstd ({error})") from None
+        raise CorruptRecord(id=str(id_), problem=f"its body is not zstd ({error})") from None
     if len(payload) > most or not unpacker.eof or unpacker.unused_data:
-        raise CorruptRecord(id=id_, problem="its body is not one whole zstd frame of a size that a record takes")
+        raise CorruptRecord(id=str(id_), problem="its body is not one whole zstd frame of a size that a record takes")
     return payload
 
 

@@ -7,8 +7,8 @@ A chain is the running hash of a history; a position, both together, says "this 
 
 from __future__ import annotations
 
-import hashlib
 import re
+from hashlib import sha1
 from typing import NamedTuple
 
 from replicator.errors import ConfigError
@@ -108,10 +108,8 @@ def extend_chain(prev: str, header: bytes, body: bytes) -> str:
     step in which it takes the term. The chain guards against mix-ups and damage, not against a forger who can write to
     Redis.
     """
-    digest = hashlib.sha1(prev.encode("ascii"), usedforsecurity=False)
-    digest.update(header)
-    digest.update(body)
-    return digest.hexdigest()[:32]
+    # In one piece: what a small record costs here is the calls, not the bytes.
+    return sha1(prev.encode("ascii") + header + body, usedforsecurity=False).hexdigest()[:32]
 
 
 def era_of(term: int) -> int:

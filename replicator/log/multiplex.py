@@ -24,7 +24,8 @@ from replicator.errors import LogUnavailable, OutcomeUnknown
 from replicator.log.interface import Batch, ReadRequest
 from replicator.log.wire import Limit
 
-from .redis_log import Connections, RedisLog, xread
+from .group_streams import xread
+from .redis_log import Connections, RedisLog
 
 __all__ = [
     "ALARM_KEPT_S",
@@ -89,7 +90,10 @@ def read_together(
     the order of `reads`; a group whose read failed has the error.
     """
     block_ms = max(1, int(block_s * 1000)) if block_s > 0 else None
-    command = xread(reads, block_ms, alarm.place() if block_ms else [])
+    places = alarm.place() if block_ms else []
+    for log, wants in reads:
+        places += log.streams.places(wants)
+    command = xread(places, most=min((wants.most for _, wants in reads), default=1), block_ms=block_ms)
     if not command:
         return []
     limit = Limit(connections.timeout_s, blocks_s=max(0.0, block_s))
@@ -102,7 +106,7 @@ def read_together(
     except LogUnavailable as error:
         return [error] * len(reads)
     alarm.heard_in(found)
-    return [log.found(wants, found) for log, wants in reads]
+    return [log.streams.found(wants, found) for log, wants in reads]
 
 
 def _read_alone(log: RedisLog, wants: ReadRequest) -> Batch | LogUnavailable:

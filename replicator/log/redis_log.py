@@ -11,7 +11,7 @@ the order in which they came. Threads that look at the group at the same time sh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -36,11 +36,11 @@ from replicator.runtime import checks
 from replicator.runtime.process import Owner
 from replicator.runtime.sharing import Flights
 
+from .group_streams import GroupStreams, xread
 from .replies import (
     FSYNCED_NEEDS,
     NOT_KNOWN,
     Foreign,
-    ack_of,
     append_args,
     forged_in,
     head_of,
@@ -50,11 +50,9 @@ from .replies import (
     pairs_of,
     parse_entries,
     reply_of,
-    request_of,
     sealed_promotion,
     signed_ack,
     told_by,
-    vouched_acks,
     wrote_nothing,
 )
 from .rights import Rights, is_about_keys, missing_right, missing_to_follow
@@ -145,6 +143,8 @@ class RedisLog:
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
         self._append = (self._scripts["append"], self._keys[:3])
+        #: What nodes read of it.
+        self.streams = GroupStreams(self._keys[1], self._keys[4], self._keys[6], sealing)
         self._rights = Rights(user_of(url), group)
         #: What protects the connections.
         self.transport = transport_of(place_of(url))
@@ -355,34 +355,17 @@ class RedisLog:
         block_ms: int | None = None,
     ) -> Batch:
         wants = ReadRequest(after, requests_after, acks_after, count)
-        command = xread([(self, wants)], block_ms)
+        command = xread(self.streams.places(wants), most=count, block_ms=block_ms)
         if not command:
             return Batch([], [])
-        limit = self._limit._replace(blocks_s=(block_ms or 0) / 1000)
-        return self.found(wants, dict(self._asked(lambda: self._read.call(*command, limit=limit)) or []))
-
-    def streams(self, wants: ReadRequest) -> list[tuple[bytes, str]]:
-        """The keys to read, each with the id after which."""
-        log, requests, acks = self._keys[1], self._keys[4], self._keys[6]
-        found = [] if wants.after is None else [(log, str(wants.after))]
-        return found + [
-            (key, after) for key, after in ((requests, wants.requests_after), (acks, wants.acks_after)) if after
-        ]
-
-    def found(self, wants: ReadRequest, entries: Mapping[bytes, list[Any]]) -> Batch:
-        """What an XREAD found for this group; `entries` by key."""
-        records, corrupt = parse_entries(entries.get(self._keys[1], []), self.sealing)
-        acks = entries.get(self._keys[6], [])
-        told = (ack for ack in map(ack_of, acks) if ack is not None)
-        vouched, forged = vouched_acks(told, self._vouching)
-        return Batch(
-            records,
-            [request_of(entry) for entry in entries.get(self._keys[4], [])],
-            corrupt,
-            vouched,
-            str(acks[-1][0], "ascii") if acks else wants.acks_after,
-            forged,
-        )
+        limit = Limit(self._limit.answer_s, self._limit.until, (block_ms or 0) / 1000)
+        try:
+            answer = self._read.call(*command, limit=limit)
+        except redis.exceptions.ResponseError as error:
+            raise self._refused(error) from None
+        except OutcomeUnknown as error:
+            raise LogUnavailable(**error.fields) from None
+        return self.streams.found(wants, dict(answer or ()))
 
     def find(self, id: RecordId) -> Record | None:
         command = (b"XRANGE", self._keys[1], str(id), str(id))
@@ -573,18 +556,3 @@ class _Appending(Asking):
         except redis.exceptions.ResponseError as error:
             raise self._log._failed(error) from None
         return self._log._reply("append", answer)
-
-
-def xread(
-    reads: Sequence[tuple[RedisLog, ReadRequest]],
-    block_ms: int | None,
-    also: Sequence[tuple[bytes, str]] = (),
-) -> list[Any]:
-    """The XREAD command for these reads; empty if there is nothing to read."""
-    places = [*also, *(place for log, wants in reads for place in log.streams(wants))]
-    if not places:
-        return []
-    # BLOCK 0 would wait for ever.
-    waits = [] if block_ms is None else [b"BLOCK", max(1, block_ms)]
-    most = min((wants.most for _, wants in reads), default=1)
-    return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]

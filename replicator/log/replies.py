@@ -13,7 +13,7 @@ the script's first write, or at that. Redis 6.2 words errors differently within 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -107,16 +107,23 @@ def _count(text: str) -> int:
     return number
 
 
-def parse_entries(entries: list[Any], opens: Opens) -> tuple[list[Record], CorruptRecord | None]:
+def parse_entries(entries: Sequence[Any], opens: Opens) -> tuple[list[Record], CorruptRecord | None]:
     """The records up to the first entry that is not one, and what is wrong with that. `opens`: see `parse`."""
     records: list[Record] = []
     for id_, fields in entries:
-        pairs = pairs_of(fields or [])
+        header, body = _header_and_body(fields or ())
         try:
-            records.append(parse(id_.decode(), pairs.get(b"h"), pairs.get(b"b"), opens))
+            records.append(parse(id_.decode(), header, body, opens))
         except CorruptRecord as problem:
             return records, problem
     return records, None
+
+
+def _header_and_body(fields: Sequence[bytes]) -> Sequence[bytes | None]:
+    if fields[::2] == [b"h", b"b"]:  # as our scripts write it
+        return fields[1::2]
+    pairs = pairs_of(fields)
+    return pairs.get(b"h"), pairs.get(b"b")
 
 
 def request_of(entry: Any) -> GroupRequest:
@@ -327,5 +334,5 @@ def _sealed_claim(claim: Claim, sealing: Sealing) -> Claim:
     return replace(claim, seal=sealing.sealer.sign_claim(told, floor=claim.floor, expect=claim.expect or 0))
 
 
-def pairs_of(flat: list[Any]) -> dict[bytes, bytes]:
+def pairs_of(flat: Sequence[Any]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -91,7 +91,8 @@ class Reader:
         Raises what `Replica.take` raises, and `CorruptRecord` for what is no record.
         """
         self._acks_after = batch.acks_after or self._acks_after
-        self._acks.hear(batch.acks)
+        if batch.acks or not batch.records:
+            self._acks.hear(batch.acks)
         for request in batch.requests:
             self._requests_after = request.id
             yield request
@@ -107,7 +108,7 @@ class Reader:
         # Not under the lock of writes: a disk that hangs is not to be in the way of the end of the node.
         self._replica.saved.make_room()
         term, applied = self._replica.node_state.view.term, self._replica.applied
-        if any(record.id.term > term for record in records):
+        if records[-1].id.term > term:  # of all of them, if of any: their ids ascend
             # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
             view = self._replica.node_state.view
             look = with_misnamed_head(self._log, view, self._log.look())
@@ -120,7 +121,10 @@ class Reader:
                 found = self._replica.skipping.look_at(records)
             else:
                 verdicts = self._replica.take(records)
-                self._follow()
+                try:
+                    self._replica.follow()
+                except Stalled as error:
+                    self._problems.report("state", error)
         if found is Found.GIVES_UP:
             self._replica.give_up_state(self._replica.skipping.give_way())
         elif applied.stalled:
@@ -133,15 +137,8 @@ class Reader:
             yield Learnt.NEWS  # to learn where the new primary is reached, and to report
         if applied.markers:
             yield Learnt.NEWS
-        if Verdict.RESTORE in verdicts or any(isinstance(r, ChangeRecord) and r.wants_acks for r in records):
+        if Verdict.RESTORE in verdicts or _are_awaited(records):
             self._acknowledge()
-
-    def _follow(self) -> None:
-        """A node that stopped leading gives up what it did not publish. The caller has the write lock."""
-        try:
-            self._replica.follow()
-        except Stalled as error:
-            self._problems.report("state", error)
 
     def _acknowledge(self) -> None:
         """Somebody waits until standbys have a change on their disks: this one has."""
@@ -159,4 +156,9 @@ def _is_a_stream(records: Sequence[Record], most: int) -> bool:
     """
     if not 1 < len(records) < most:
         return False
-    return all(isinstance(record, ChangeRecord) and not record.wants_acks for record in records)
+    return all(isinstance(record, ChangeRecord) for record in records) and not _are_awaited(records)
+
+
+def _are_awaited(records: Sequence[Record]) -> bool:
+    """Whether somebody waits until one of these changes is on the disks of standbys."""
+    return any(isinstance(record, ChangeRecord) and record.wants_acks for record in records)

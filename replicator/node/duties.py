@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from ..errors import ConfigError, LogLost, ReplicatorError
 from ..format.ids import RecordId
@@ -77,7 +78,7 @@ class Duties:
             save=lambda: self._done("saver", self._save),
             is_saved=lambda: self._replica.saved.is_flushed and self._replica.saved.is_tidy,
             works_aside=lambda: self._ha_loop.works_aside,
-            read=lambda: self._done("reader", self._read),
+            read=partial(self._done, "reader", self._read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
             ended=lambda: self._stopping.is_set() or self.failed is not None,

@@ -80,7 +80,7 @@ class Problems:
         known = self._known.pop(name, None)
         if known is not None:
             self.stir()
-        if self.quiet:
+        if self.quiet or (self._log_once.is_silent and self._outage.is_over):  # as nearly always
             return
         self._log_once.over(name)
         if not any(isinstance(problem, LogUnavailable) for problem in list(self._known.values())):

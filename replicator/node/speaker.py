@@ -178,9 +178,14 @@ class Outage:
             self._log_once.tell("redis", _REDIS_AWAY if away else _REDIS_BUSY, text, kind="away" if away else "busy")
         return True
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody was told of one, or all were told that it is over."""
+        return self._log_once.is_silent
+
     def found(self, by: object) -> None:
         """It answers that one again."""
-        if self._log_once.is_silent:  # as almost always
+        if self.is_over:  # as almost always
             return
         with self._lock:
             self._without.discard(id(by))

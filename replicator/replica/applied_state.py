@@ -299,4 +299,4 @@ def changes_of(record: Record) -> list[Any]:
     if record.codec == ACT:
         decode_act(record.payload, record.digest, record.version, id_=str(record.id))
         return []
-    return decode_changes(record.codec, record.payload, record.digest, record.count, id_=str(record.id))
+    return decode_changes(record.codec, record.payload, record.digest, record.count, id_=record.id)

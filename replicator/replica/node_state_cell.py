@@ -18,8 +18,10 @@ class NodeStateCell:
     def __init__(self, node_state: NodeState) -> None:
         self.node_state = node_state
         self._lock = threading.RLock()
-        #: Held while the node state moves, notified once it has.
+        #: Held while the node state moves, notified once it has. `wait_for` waits for it, and nobody else does.
         self.moved = threading.Condition(self._lock)
+        #: How many wait for that.
+        self._waiting = 0
         #: What was wrong with the newest record that this node needed and passed by; None: it has all there is.
         self.passed_by: CorruptRecord | None = None
         #: Called under `moved`, before it becomes that of a primary.
@@ -41,7 +43,11 @@ class NodeStateCell:
         if timeout_s <= 0:
             return False
         with self.moved:
-            return self.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX))
+            self._waiting += 1
+            try:
+                return self.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX))
+            finally:
+                self._waiting -= 1
 
     def talks_to(self, run: str, *, log_lost: bool = False) -> None:
         """Redis is in this run, and has the log or not."""
@@ -99,7 +105,8 @@ class NodeStateCell:
         if self.turned and _differ(before, node_state):
             for turned in self.turned:
                 turned()
-        self.moved.notify_all()
+        if self._waiting:  # mostly nobody does, and records come by the thousand
+            self.moved.notify_all()
 
 
 def _differ(before: NodeState, after: NodeState) -> bool:

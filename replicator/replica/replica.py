@@ -208,7 +208,7 @@ class Replica:
                 changes = changes_of(record) if verdict is Verdict.APPLY else []
                 work.append(Work(step, changes))
                 node_state = after
-                if node_state.holds_term:
+                if verdict is not Verdict.APPLY and node_state.holds_term:  # a change makes nobody the holder
                     break
         except (CorruptRecord, UpgradeNeeded):
             self._carry_out(work, node_state)
@@ -238,9 +238,11 @@ class Replica:
     def _carry_out(self, work: list[Work], node_state: NodeState) -> None:
         if not work:
             return
-        before, steps = self.node_state.view, [done.step for done in work]
-        forgets = all(may_be_forgotten(step.record, step.verdict, before, step.view) for step in steps)
-        saves_first = not forgets or any(map(self._updater.saves_first, steps))
+        before, steps = self.known.node_state.view, [done.step for done in work]
+        forgets, saves_first = True, False
+        for step in steps:
+            forgets = forgets and may_be_forgotten(step.record, step.verdict, before, step.view)
+            saves_first = saves_first or not forgets or self._updater.saves_first(step)
         if saves_first:
             self.saved.save(steps, synced=not forgets)
         timings = self.counters.timings
