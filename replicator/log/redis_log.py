@@ -20,11 +20,11 @@ import orjson
 import redis
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.format.acts import decode_act
 from replicator.format.ids import ZERO_ID, RecordId, Writer
-from replicator.format.records import ACT, ChangeRecord, Closed, Opens, PartRecord, Record, last_change_after
+from replicator.format.records import ChangeRecord, Closed, Opens, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends
-from replicator.log.connection import Asking, Link, follow, shown
+from replicator.log.appending import AppendRequest, RedisAppending
+from replicator.log.connection import Link, follow, shown
 from replicator.log.finders import client_for, finder_for, user_of
 from replicator.log.interface import Ack, Appending, Batch, Confirmation, HistoryPage, Log, LogSize, Memory, ReadRequest
 from replicator.log.redis_errors import advice, is_forbidden
@@ -144,7 +144,7 @@ class RedisLog:
         self._scripts = load_scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
-        self._append = (self._scripts["append"], self._keys[:3])
+        self._append = AppendRequest(self._scripts["append"], self._keys)
         self._rights = Rights(user_of(url), group)
         #: What protects the connections.
         self.transport = transport_of(place_of(url))
@@ -181,7 +181,7 @@ class RedisLog:
             return appending.receive()
 
     def appending(self, record: ChangeRecord) -> Appending:
-        return _Appending(self, self._write, record, self._limit)
+        return RedisAppending(self, self._write, self._append, record, self._limit)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         changed = last_change_after(record, rebase=rebase) or ""
@@ -502,14 +502,15 @@ class RedisLog:
         try:
             answer = link.script(self._scripts[name], keys, *args, in_run=in_run, limit=self._limit)
         except redis.exceptions.ResponseError as error:
-            raise self._failed(error) from None
-        return self._reply(name, answer)
+            raise self.failed(error) from None
+        return self.reply(name, answer)
 
-    def _failed(self, error: Exception) -> LogUnavailable:
+    def failed(self, error: Exception) -> LogUnavailable:
         """What a script that writes ended with is an unknown outcome unless it certainly did nothing."""
         return self._refused(error) if wrote_nothing(error) else OutcomeUnknown(url=self.url, problem=advice(error))
 
-    def _reply(self, name: str, answer: Any) -> Reply:
+    def reply(self, name: str, answer: Any) -> Reply:
+        """What the script of that name answered."""
         if isinstance(answer, list) and answer[:1] == [b"halfway"]:
             self._rights.doubt()
             why = b" ".join(answer[1:]).decode("utf-8", "replace")
@@ -551,28 +552,6 @@ class RedisLog:
             return self._answered(send)
         except OutcomeUnknown as error:
             raise LogUnavailable(**error.fields) from None
-
-
-class _Appending(Asking):
-    """See `Appending`: the script, and what the log makes of its answer."""
-
-    __slots__ = ("_log",)
-
-    def __init__(self, log: RedisLog, link: Link, record: ChangeRecord, limit: Limit) -> None:
-        args: tuple[Any, ...] = (*append_args(record), b"1" if record.count else b"0", record.wants_acks)
-        script, keys = log._append
-        if record.codec == ACT:
-            act = decode_act(record.payload, record.digest, record.version, id_=str(record.id))
-            args, keys = (*args, record.version, act["by"]), log._keys[:8]
-        Asking.__init__(self, link, script, keys, args, in_run=True, limit=limit)
-        self._log = log
-
-    def receive(self) -> Reply:
-        try:
-            answer = Asking.receive(self)
-        except redis.exceptions.ResponseError as error:
-            raise self._log._failed(error) from None
-        return self._log._reply("append", answer)
 
 
 def xread(
