@@ -162,6 +162,47 @@ class ChangeRecord(Record):
     kind = "change"
 
 
+class _ChangeDraft(Record):
+    """A change record while its fields are set, all of them; `finished` freezes it.
+
+    The constructor of a frozen dataclass sets each field by a call of `object.__setattr__`, and takes as long as all
+    the rest of a record. Nearly all records are changes, and on a primary a caller waits for each.
+    """
+
+    __slots__ = ("codec", "count", "digest", "trace", "version", "wants_acks")
+
+    # Those of `Record` refuse; with all three from `object`, Python sets a slot without a call. The slots are those of
+    # `ChangeRecord`, or it would not let the draft become one.
+    if not TYPE_CHECKING:
+        __init__ = object.__init__
+        __setattr__ = object.__setattr__
+        __delattr__ = object.__delattr__
+    else:
+
+        def __init__(self) -> None: ...
+
+        id: RecordId
+        node: str
+        boot: str
+        prev: str
+        at: int
+        header: bytes
+        body: bytes
+        payload: bytes
+        chain: str
+        codec: str
+        digest: str
+        count: int
+        wants_acks: int
+        version: int
+        trace: str
+
+    def finished(self) -> ChangeRecord:
+        frozen: Any = self
+        frozen.__class__ = ChangeRecord
+        return frozen  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartRecord(Record):
     """One part of a snapshot of the state as of `as_of`, whose last change was `changed`.
@@ -224,30 +265,28 @@ def seal_change(
     if trace:
         fields["trace"] = trace
     id_ = RecordId(term, after.id.n + 1)
-    node, boot = writer
     payload = body
     if sealer is None:
         header = _header_of(id_, fields, body)
     else:
         header, body = _sealed_with(sealer, id_, fields, body)
     # Unlike those of a part, its fields are not read back from the header: a caller is waiting for this record.
-    return ChangeRecord(
-        id=id_,
-        node=node,
-        boot=boot,
-        prev=after.chain,
-        at=at,
-        header=header,
-        body=body,
-        payload=payload,
-        chain=extend_chain(after.chain, header, body),
-        codec=codec,
-        digest=digest,
-        count=count,
-        wants_acks=int(wants_acks),
-        version=version,
-        trace=trace,
-    )
+    record = _ChangeDraft()
+    record.id = id_
+    record.node, record.boot = writer
+    record.prev = after.chain
+    record.at = at
+    record.header = header
+    record.body = body
+    record.payload = payload
+    record.chain = extend_chain(after.chain, header, body)
+    record.codec = codec
+    record.digest = digest
+    record.count = count
+    record.wants_acks = int(wants_acks)
+    record.version = version
+    record.trace = trace
+    return record.finished()
 
 
 def seal_part(
@@ -472,24 +511,23 @@ def _read_change(id_: RecordId, fields: dict[str, Any], header: bytes, body: byt
     version = _version(fields, 0) if "version" in fields else 0
     if version and codec != ACT:
         raise _Malformed("only an act raises the version")
-    prev = fields["prev"]
-    return ChangeRecord(
-        id=id_,
-        node=fields["node"],
-        boot=fields["boot"],
-        prev=prev,
-        at=fields["at"],
-        header=header,
-        body=body,
-        payload=payload,
-        chain=extend_chain(prev, header, body),
-        codec=codec,
-        digest=digest,
-        count=count,
-        wants_acks=_wants_acks(fields) if "acks" in fields else 0,
-        version=version,
-        trace=_trace(fields["trace"]) if "trace" in fields else "",
-    )
+    record = _ChangeDraft()
+    record.id = id_
+    record.node = fields["node"]
+    record.boot = fields["boot"]
+    record.prev = prev = fields["prev"]
+    record.at = fields["at"]
+    record.header = header
+    record.body = body
+    record.payload = payload
+    record.chain = extend_chain(prev, header, body)
+    record.codec = codec
+    record.digest = digest
+    record.count = count
+    record.wants_acks = _wants_acks(fields) if "acks" in fields else 0
+    record.version = version
+    record.trace = _trace(fields["trace"]) if "trace" in fields else ""
+    return record.finished()
 
 
 def _read_part(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes, payload: bytes) -> PartRecord:

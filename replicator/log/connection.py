@@ -36,6 +36,7 @@ from .redis_errors import advice, is_elsewhere
 
 __all__ = [
     "Asking",
+    "Exchange",
     "Link",
     "Script",
     "follow",
@@ -78,9 +79,9 @@ class Link:
 
     def call(self, *command: Any, limit: Limit = DEFAULT_LIMIT) -> Any:
         """Send one command, return its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
-        self._begin(limit)
+        opened = self._taken(limit)
         try:
-            return self._answer(self._connected(limit).wire, *command, limit=limit)
+            return self._answer(opened.wire, *command, limit=limit)
         finally:
             self._lock.release()
 
@@ -138,19 +139,24 @@ class Link:
         self._attempts.give_up(redis.exceptions.ConnectionError(_CLOSED))
         self._end()
 
-    def _begin(self, limit: Limit) -> None:
-        """Wait for the connection to be free, and occupy it. Raises `WrongProcess` before it waits for a lock."""
+    def _taken(self, limit: Limit) -> Opened:
+        """Wait for the connection to be free, and occupy it: whoever has it releases the lock. It is made if need be.
+
+        Raises `WrongProcess` before it waits for a lock.
+        """
         self._owner.check()
         if not self._lock.acquire() and not self._lock.acquire(limit.left_s):
             raise self._unavailable("it has not answered the requests before this one")
-
-    def _connected(self, limit: Limit) -> Opened:
-        opened = self._opened
-        if opened is None or self._stale or not opened.wire.is_open:
-            opened = self._connect(limit)
-        if limit.until != math.inf and limit.left_s <= 0:
-            raise self._unavailable("there was no time left to ask it")
-        return opened
+        try:
+            opened = self._opened
+            if opened is None or self._stale or not opened.wire.is_open:
+                opened = self._connect(limit)
+            if limit.until != math.inf and limit.left_s <= 0:
+                raise self._unavailable("there was no time left to ask it")
+            return opened
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _connect(self, limit: Limit) -> Opened:
         """Replace the connection. The attempt goes on in its own thread if there is no time to wait for it."""
@@ -221,17 +227,77 @@ class Link:
             opened.wire.shut_down()
 
 
-class Asking:
+class Exchange:
     """A script that is asked for in two steps: entering sends it, and `receive` gives its answer.
-
-    `in_run`: its first argument is the run that this very connection belongs to. `reads`: it only reads, so a Redis
-    that can tell asks for no right to write (EVALSHA says that all keys are written to, EVALSHA_RO that they are read).
 
     The connection is this one's until it is left. Left without an answer, by an error or a Ctrl-C in between, it gives
     the connection up: what is unread would be taken for the answer to the next command.
     """
 
-    __slots__ = ("_apart", "_args", "_due", "_in_run", "_keys", "_limit", "_link", "_reads", "_script", "_wire")
+    __slots__ = ("_due", "_limit", "_link", "_opened")
+
+    def __init__(self, link: Link, limit: Limit) -> None:
+        self._link = link
+        self._limit = limit
+        #: The limit of the answer that is due; None: none is.
+        self._due: Limit | None = None
+
+    def _sent(self) -> Limit:
+        """Send it by its hash; the limit for its answer."""
+        raise NotImplementedError
+
+    def _asked_otherwise(self, refused: redis.exceptions.ResponseError) -> Any:
+        """The answer, although Redis does not know the script, or the user may not do it so: nothing was done yet."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._opened = self._link._taken(self._limit)
+        try:
+            self._due = self._sent()
+        except BaseException as error:
+            try:
+                raise self._link._failed(error) from None
+            finally:
+                self.__exit__()
+        return self
+
+    def receive(self) -> Any:
+        """The answer. A script that Redis does not know, as after a restart, has done nothing: so to send its text then
+        is no repeat.
+        """
+        assert self._due is not None
+        try:
+            answer = self._opened.wire.receive(self._due)
+        except (redis.exceptions.NoScriptError, redis.exceptions.NoPermissionError) as refused:
+            self._due = None
+            return self._asked_otherwise(refused)
+        except BaseException as error:
+            failed = self._link._failed(error)
+            self._due = None
+            raise failed from None
+        self._due = None
+        return answer
+
+    def ask_too(self, *command: Any, limit: Limit) -> Any:
+        """Send one more command on the very same connection, and give its answer."""
+        return self._link._answer(self._opened.wire, *command, limit=limit)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._due is not None:
+                self._link._drop()
+        finally:
+            self._link._lock.release()
+
+
+class Asking(Exchange):
+    """Any script, by its keys and arguments.
+
+    `in_run`: its first argument is the run that this very connection belongs to. `reads`: it only reads, so a Redis
+    that can tell asks for no right to write (EVALSHA says that all keys are written to, EVALSHA_RO that they are read).
+    """
+
+    __slots__ = ("_apart", "_args", "_in_run", "_keys", "_reads", "_script")
 
     def __init__(
         self,
@@ -244,7 +310,7 @@ class Asking:
         reads: bool = False,
         limit: Limit,
     ) -> None:
-        self._link = link
+        super().__init__(link, limit)
         self._script = script
         self._keys = keys
         self._args = args
@@ -252,52 +318,22 @@ class Asking:
         self._reads = reads
         #: Whether the command for scripts that only read is the one that was sent.
         self._apart = False
-        self._limit = limit
-        #: The limit of the answer that is due; None: none is.
-        self._due: Limit | None = None
 
-    def __enter__(self) -> Self:
-        link, keys, limit = self._link, self._keys, self._limit
-        link._begin(limit)
-        try:
-            opened = link._connected(limit)
-            if self._in_run:
-                self._args = (opened.run, *self._args)
-            self._wire = opened.wire
-            self._apart = self._reads and opened.reads_apart
-            try:
-                name = b"EVALSHA_RO" if self._apart else b"EVALSHA"
-                command = (name, self._script.sha, len(keys), *keys, *self._args)
-                self._due = self._wire.send(*command, limit=limit)
-            except BaseException as error:
-                raise link._failed(error) from None
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+    def _sent(self) -> Limit:
+        keys, opened = self._keys, self._opened
+        if self._in_run:
+            self._args = (opened.run, *self._args)
+        self._apart = self._reads and opened.reads_apart
+        name = b"EVALSHA_RO" if self._apart else b"EVALSHA"
+        return opened.wire.send(name, self._script.sha, len(keys), *keys, *self._args, limit=self._limit)
 
-    def receive(self) -> Any:
-        """The answer. A script that Redis does not know, as after a restart, has done nothing: so to send its text then
-        is no repeat.
-        """
-        assert self._due is not None
-        try:
-            answer = self._wire.receive(self._due)
-        except redis.exceptions.NoScriptError:
-            self._due = None
+    def _asked_otherwise(self, refused: redis.exceptions.ResponseError) -> Any:
+        if isinstance(refused, redis.exceptions.NoScriptError):
             keys, name = self._keys, b"EVAL_RO" if self._apart else b"EVAL"
             return self.ask_too(name, self._script.text, len(keys), *keys, *self._args, limit=self._limit)
-        except redis.exceptions.NoPermissionError as error:
-            self._due = None
-            if not (self._apart and "evalsha_ro" in str(error)):
-                raise self._link._failed(error) from None
-            return self._as_one_that_writes(error)
-        except BaseException as error:
-            failed = self._link._failed(error)
-            self._due = None
-            raise failed from None
-        self._due = None
-        return answer
+        if self._apart and "evalsha_ro" in str(refused):
+            return self._as_one_that_writes(refused)
+        raise self._link._failed(refused) from None
 
     def _as_one_that_writes(self, refused: Exception) -> Any:
         """The user may not use the command for scripts that only read: he may be older than this. If he may not use the
@@ -315,17 +351,6 @@ class Asking:
         if link._opened is not None:
             link._opened = link._opened._replace(reads_apart=False)
         return answer
-
-    def ask_too(self, *command: Any, limit: Limit) -> Any:
-        """Send one more command on the very same connection, and give its answer."""
-        return self._link._answer(self._wire, *command, limit=limit)
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self._due is not None:
-                self._link._drop()
-        finally:
-            self._link._lock.release()
 
 
 def follow(finder: Finder, links: Iterable[Link], *, wait_s: float = SOURCE_WAIT_S) -> None:

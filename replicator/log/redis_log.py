@@ -20,11 +20,11 @@ import orjson
 import redis
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.format.acts import decode_act
 from replicator.format.ids import ZERO_ID, RecordId, Writer
-from replicator.format.records import ACT, ChangeRecord, Closed, Opens, PartRecord, Record, last_change_after
+from replicator.format.records import ChangeRecord, Closed, Opens, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends
-from replicator.log.connection import Asking, Link, follow, shown
+from replicator.log.appending import AppendRequest, RedisAppending
+from replicator.log.connection import Link, follow, shown
 from replicator.log.finders import client_for, finder_for, user_of
 from replicator.log.interface import Ack, Appending, Batch, Confirmation, HistoryPage, Log, LogSize, Memory, ReadRequest
 from replicator.log.redis_errors import advice, is_forbidden
@@ -145,6 +145,7 @@ class RedisLog:
         self._append = (self._scripts["append"], self._keys[:3])
         #: What nodes read of it.
         self.streams = GroupStreams(self._keys[1], self._keys[4], self._keys[6], sealing)
+        self._append = AppendRequest(self._scripts["append"], self._keys)
         self._rights = Rights(user_of(url), group)
         #: What protects the connections.
         self.transport = transport_of(place_of(url))
@@ -181,7 +182,7 @@ class RedisLog:
             return appending.receive()
 
     def appending(self, record: ChangeRecord) -> Appending:
-        return _Appending(self, self._write, record, self._limit)
+        return RedisAppending(self, self._write, self._append, record, self._limit)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         changed = last_change_after(record, rebase=rebase) or ""
@@ -485,14 +486,15 @@ class RedisLog:
         try:
             answer = link.script(self._scripts[name], keys, *args, in_run=in_run, limit=self._limit)
         except redis.exceptions.ResponseError as error:
-            raise self._failed(error) from None
-        return self._reply(name, answer)
+            raise self.failed(error) from None
+        return self.reply(name, answer)
 
-    def _failed(self, error: Exception) -> LogUnavailable:
+    def failed(self, error: Exception) -> LogUnavailable:
         """What a script that writes ended with is an unknown outcome unless it certainly did nothing."""
         return self._refused(error) if wrote_nothing(error) else OutcomeUnknown(url=self.url, problem=advice(error))
 
-    def _reply(self, name: str, answer: Any) -> Reply:
+    def reply(self, name: str, answer: Any) -> Reply:
+        """What the script of that name answered."""
         if isinstance(answer, list) and answer[:1] == [b"halfway"]:
             self._rights.doubt()
             why = b" ".join(answer[1:]).decode("utf-8", "replace")
@@ -556,3 +558,16 @@ class _Appending(Asking):
         except redis.exceptions.ResponseError as error:
             raise self._log._failed(error) from None
         return self._log._reply("append", answer)
+def xread(
+    reads: Sequence[tuple[RedisLog, ReadRequest]],
+    block_ms: int | None,
+    also: Sequence[tuple[bytes, str]] = (),
+) -> list[Any]:
+    """The XREAD command for these reads; empty if there is nothing to read."""
+    places = [*also, *(place for log, wants in reads for place in log.streams(wants))]
+    if not places:
+        return []
+    # BLOCK 0 would wait for ever.
+    waits = [] if block_ms is None else [b"BLOCK", max(1, block_ms)]
+    most = min((wants.most for _, wants in reads), default=1)
+    return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]

@@ -74,6 +74,10 @@ class Wire(Protocol):
         """Send a command, give the limit for its answer, which has to be received before anything else is sent."""
         ...
 
+    def send_packed(self, request: bytes, limit: Limit) -> Limit:
+        """`send`, of a command that is packed already."""
+        ...
+
     def receive(self, limit: Limit) -> Any:
         """Give the answer to what was sent."""
         ...
@@ -102,27 +106,35 @@ class RedisWire:
         )
         self._buffer = bytearray(READ_BYTES)
         self._limit = Limit(connection.socket_timeout or ANSWER_S)
+        #: Whether another command may be sent. It says nothing about the other end.
+        self.is_open = True
         #: The timeout of the socket; not a number at first, because it was not set here yet.
         self._waits_s = math.nan
+        #: The limit without a deadline by which it was set, if it was: requests that have the same one set nothing.
+        self._kept: Limit | None = None
         # For a plain socket the kernel keeps the time: Python's own timeouts cost a poll() before every send and every
         # read. With TLS one read may be many of the socket's, so there Python keeps it.
         self._kernel_keeps_time = type(self._socket) is socket.socket
         if self._kernel_keeps_time:
             connection._sock.settimeout(None)
 
-    @property
-    def is_open(self) -> bool:
-        return self._socket is not None
-
     def ask(self, *command: Any, limit: Limit | None = None) -> Any:
         return self.receive(self.send(*command, limit=limit))
 
     def send(self, *command: Any, limit: Limit | None = None) -> Limit:
+        return self.send_packed(hiredis.pack_command(command), limit or self._limit)
+
+    def send_packed(self, request: bytes, limit: Limit) -> Limit:
         sock = self._socket
         if sock is None:
             raise redis.exceptions.ConnectionError(_CLOSED)
         try:
-            return self._send(sock, hiredis.pack_command(command), limit or self._limit)
+            if limit is not self._kept:
+                self._keep_time(sock, limit)
+            if len(request) > SMALL_BYTES:
+                return self._send_large(sock, request, limit)
+            sock.sendall(request)
+            return limit
         except (BlockingIOError, TimeoutError):
             raise redis.exceptions.TimeoutError("Timeout writing to socket") from None
 
@@ -145,12 +157,8 @@ class RedisWire:
             raise answer
         return answer
 
-    def _send(self, sock: socket.socket, request: bytes, limit: Limit) -> Limit:
+    def _send_large(self, sock: socket.socket, request: bytes, limit: Limit) -> Limit:
         """Send all of the request; return the limit for its answer."""
-        self._keep_time(sock, limit)
-        if len(request) <= SMALL_BYTES:
-            sock.sendall(request)
-            return limit
         rest = memoryview(request)
         while rest:
             self._keep_time(sock, limit)
@@ -164,6 +172,7 @@ class RedisWire:
         """Set the timeout for the next operation of the socket. Raises `TimeoutError` if no time is left."""
         answer_s, until, blocks_s = limit
         waits_s = answer_s + blocks_s
+        self._kept = limit if until == math.inf else None
         if until != math.inf:
             waits_s = min(waits_s, until - time.monotonic())
             if waits_s <= 0:
@@ -181,6 +190,7 @@ class RedisWire:
 
     def close(self) -> None:
         self._socket = None
+        self.is_open = False
         self._connection.disconnect()
 
     def let_go(self) -> None:

@@ -149,6 +149,16 @@ def test_records_are_frozen() -> None:
         record.body = b""  # type: ignore[misc]
 
 
+def test_a_change_that_was_made_field_by_field_is_like_any_other() -> None:
+    sealed = change(A, 1, ORIGIN, "x")
+    for made in (sealed, parse(str(sealed.id), sealed.header, sealed.body)):
+        fields = {each.name: getattr(made, each.name) for each in dataclasses.fields(made)}
+        assert made == ChangeRecord(**fields)
+        assert type(made) is ChangeRecord
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            del made.body
+
+
 @pytest.mark.parametrize("kind", FIELDS)
 def test_unknown_members_of_a_header_are_left_alone(kind: str) -> None:
     assert read(FIELDS[kind] | {"later": [1]}).kind == kind
