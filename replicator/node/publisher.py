@@ -217,7 +217,8 @@ class Publisher:
             else:
                 done = self._send_made(made, term, wants_acks=wants_acks, until=until)
             replica.applied.application.published()
-        self._writer.sweep(until)
+        if done.what == "whole":  # nothing else cut anything
+            self._writer.sweep(until)
         return done
 
     def _send_made(self, made: Made, term: int, *, wants_acks: int, until: float) -> Published:

@@ -6,11 +6,15 @@ transaction that no check finds. Here a look opens the database, and closes SQLi
 descriptors: there is no lock left to be lost. Between looks nothing is open, so a program can change the journal mode,
 and its last connection tidies up as ever.
 
-**A look** is a transaction that reads, of some ms. While it lasts nothing that it reads is overwritten:
+**A glance** is enough for nearly all of what programs do in WAL mode. The index says what is committed, and if it is
+the log of the last look, the frames since are read. That takes no transaction, no lock, and no connection: a log that
+is begun anew meanwhile shows by its salts (`files.py`).
 
-- In WAL mode the index says what is committed. If it is the log of the last look, the frames since are read. Anything
-  else is a scan: the database with the frames laid over it. A checkpoint writes nothing to the database that is not in
-  the log as far as it was read; and a log that was begun anew meanwhile shows by its salts, so the look is repeated.
+**A look** is for the rest. It is a transaction that reads, of some ms. While it lasts nothing that it reads is
+overwritten:
+
+- In WAL mode it is a scan: the database with the frames laid over it. A checkpoint writes nothing to the database that
+  is not in the log as far as it was read; and a log that was begun anew meanwhile shows, so the look is repeated.
 - In the other modes nobody writes the database while it is read. The counter of changes says whether there is anything
   to do; then all of it is read, and compared: by a hash of each stretch where that is known, otherwise with the shadow.
 
@@ -23,12 +27,8 @@ bug; it is said, and sent.
 
 from __future__ import annotations
 
-import math
 import os
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,33 +36,20 @@ import xxhash
 
 from ..format.pages import CHANGE_BYTES_MAX, MODULUS, NO_PAGES, PageChange, canonical, lock_page, moved, sum_in
 from ..storage import disk
-from ..storage.shadow import PIECE_BYTES, page_size_in
-from .wal import FRAME_HEADER_BYTES, INDEX_BYTES, Frame, WalIndex
+from ..storage.shadow import PIECE_BYTES
+from .files import Files, Moving, NoDatabase, held, unheld
+from .wal import WalIndex
 
-__all__ = ["AUDIT_EVERY_S", "Base", "Capture", "Found", "Moving", "NoDatabase"]
+__all__ = ["AUDIT_EVERY_S", "Base", "Capture", "Found"]
 
 #: How often all of the database is compared.
 AUDIT_EVERY_S = 60.0
-
-#: How long a program that holds the database is waited for.
-BUSY_S = 1.0
 
 #: A stretch of the database that has one hash. Every page size divides it.
 STRETCH_BYTES = 256 * 1024
 
 #: A log that is begun anew again and again while it is read: the caller is told after so many attempts.
 ATTEMPTS_MAX = 5
-
-_HEADER_BYTES = 100
-_NO_SIZE = 4096
-
-
-class NoDatabase(Exception):
-    """It cannot be read by pages, or not now; in words."""
-
-
-class Moving(Exception):
-    """The log was begun anew while it was read."""
 
 
 class Base(NamedTuple):
@@ -132,11 +119,13 @@ class Capture:
 
     def _look(self, base: Base, shadow: int) -> Found:
         audits = time.monotonic() - self._audited_at >= self._audit_every_s
-        with _reading(self._path) as files:
+        if not audits and (found := self._glance(base, shadow)) is not None:
+            return found
+        with held(self._path) as files:
             if files.page_size != base.page_size and base.page_count:
                 return Found(all_of_it="its page size is another one")
             seen = self._seen if files.inode == self._seen.file[0] else _NOTHING
-            if files.is_as(seen) and not audits:
+            if _is_as(files, seen) and not audits:
                 return Found()
             compared = _compared(files, base, shadow, seen, audits=audits)
             files.check_still()
@@ -150,7 +139,26 @@ class Capture:
         found = self._given(base, shadow, files, compared)
         return found._replace(held_s=held_s, missed=compared.missed, in_wal=files.wal is not None)
 
-    def _given(self, base: Base, shadow: int, files: _Files, compared: _Compared) -> Found:
+    def _glance(self, base: Base, shadow: int) -> Found | None:
+        """What the log of the last look got since; None: that is not all that happened, so a look is needed."""
+        seen = self._seen
+        if seen.wal is None:
+            return None
+        try:
+            with unheld(self._path) as files:
+                if files.inode != seen.file[0] or files.wal is None or not files.wal.follows(seen.wal):
+                    return None
+                if files.wal.frames_upto == seen.wal.frames_upto:
+                    return Found(in_wal=True)
+                compared = _told(files, base, shadow, seen)
+                files.check_still()
+        except (Moving, NoDatabase, OSError):  # whatever it is, the look says so
+            return None
+        if compared is None or compared.is_too_much:
+            return None
+        return self._given(base, shadow, files, compared)._replace(in_wal=True)
+
+    def _given(self, base: Base, shadow: int, files: Files, compared: _Compared) -> Found:
         pages, seen = compared.pages, _Seen(files.file, files.wal, files.counter, compared.hashes)
         if not pages and files.count == base.page_count:
             self._seen = seen
@@ -181,7 +189,7 @@ class Capture:
         raise NoDatabase("its log was begun anew again and again while it was read")
 
     def _draw(self, descriptor: int) -> None:
-        with _reading(self._path) as files:
+        with held(self._path) as files:
             overlaid = files.frames_since(None) or {}
             for first, piece in files.pieces(PIECE_BYTES, overlaid):
                 disk.write(descriptor, _canonical(first, piece, files.page_size))
@@ -215,146 +223,6 @@ class _SharedFile:
         return self._file
 
 
-# --- the files of a database, while a transaction holds them ----------------------------------------------------------
-
-
-class _Files:
-    """What is read of them. `counter`: that of changes, outside of WAL mode."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._database = self._log = self._index = -1
-        self.wal: WalIndex | None = None
-        self.counter = b""
-        self.count = 0
-        self.page_size = _NO_SIZE
-        self.file = 0, 0
-        self.held_from = math.inf
-
-    def open(self) -> None:
-        """Raises `NoDatabase`, `Moving`, `OSError`."""
-        self.held_from = time.monotonic()
-        self._database = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        header, there = os.pread(self._database, _HEADER_BYTES, 0), os.fstat(self._database)
-        self.file = there.st_ino, there.st_mtime_ns
-        size = there.st_size
-        if size and not page_size_in(header):
-            raise NoDatabase("file is not a database")
-        self.page_size = page_size_in(header) or _NO_SIZE
-        told = int.from_bytes(header[28:32], "big") if header[24:28] == header[92:96] else 0
-        self.count = told or size // self.page_size
-        if header[18:19] == b"\x02":
-            self._open_log()
-        else:
-            self.counter = header[24:32]
-
-    @property
-    def inode(self) -> int:
-        return self.file[0]
-
-    def is_as(self, seen: _Seen) -> bool:
-        """Whether nothing was written since: outside of WAL mode, the counter and the file system say so."""
-        return self.counter != b"" and (self.counter, self.file) == (seen.counter, seen.file)
-
-    def is_by_name(self) -> bool:
-        """Whether it is the database of that name."""
-        return os.path.samestat(self._path.stat(), os.fstat(self._database))
-
-    def _open_log(self) -> None:
-        try:
-            self._index = os.open(f"{self._path}-shm", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NoDatabase("a program has it for itself (PRAGMA locking_mode = EXCLUSIVE)") from None
-        self._log = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-        self.wal = self._index_of_now()
-        if self.wal.frames_upto:
-            self.page_size = self.wal.page_size
-            self.count = self.wal.page_count
-
-    def _index_of_now(self) -> WalIndex:
-        index = WalIndex.of(os.pread(self._index, INDEX_BYTES, 0))
-        if index is None:
-            raise Moving
-        return index
-
-    def check_still(self) -> None:
-        """What was read was not overwritten. Raises `Moving`."""
-        if self.wal is None:
-            return
-        now = self._index_of_now()
-        if now.salts != self.wal.salts or now.frames_upto < self.wal.frames_upto:
-            raise Moving
-
-    def close(self) -> None:
-        for descriptor in (self._log, self._index, self._database):
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    # --- pages ---
-
-    def frames_since(self, before: WalIndex | None) -> dict[int, int] | None:
-        """The newest frame of each page since then, by its number; None: that cannot be told.
-
-        Of a log of which nothing is known, all that is committed in it.
-        """
-        if self.wal is None or (before is not None and not self.wal.follows(before)):
-            return None
-        if before is None:
-            before = self.wal._replace(frames_upto=0)
-        frames: dict[int, int] = {}
-        for number in range(before.frames_upto + 1, self.wal.frames_upto + 1):
-            frame = Frame.of(os.pread(self._log, FRAME_HEADER_BYTES, self.wal.place(number)))
-            if frame.salts != self.wal.salts:
-                raise Moving
-            frames[frame.number] = number
-        return {number: frame for number, frame in frames.items() if number <= self.count}
-
-    def in_frame(self, frame: int) -> bytes:
-        assert self.wal is not None
-        page = os.pread(self._log, self.page_size, self.wal.place(frame) + FRAME_HEADER_BYTES)
-        if len(page) != self.page_size:
-            raise Moving
-        return page
-
-    def pieces(self, size: int, overlaid: dict[int, int]) -> Iterator[tuple[int, bytes]]:
-        """All of it, with the number of the first page of each piece."""
-        at_once = size // self.page_size
-        by_piece: dict[int, list[int]] = {}
-        for number in overlaid:
-            by_piece.setdefault((number - 1) // at_once, []).append(number)
-        for first in range(1, self.count + 1, at_once):
-            length = min(at_once, self.count + 1 - first) * self.page_size
-            piece = os.pread(self._database, length, (first - 1) * self.page_size)
-            over = by_piece.get((first - 1) // at_once, [])
-            piece = piece.ljust(length, b"\0")
-            yield first, self._laid_over(first, piece, over, overlaid) if over else piece
-
-    def _laid_over(self, first: int, piece: bytes, over: list[int], overlaid: dict[int, int]) -> bytes:
-        both = bytearray(piece)
-        for number in over:
-            start = (number - first) * self.page_size
-            both[start : start + self.page_size] = self.in_frame(overlaid[number])
-        return bytes(both)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[_Files]:
-    """The files of the database while a transaction reads it: none of what is in them is overwritten."""
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None)
-    files = _Files(path)
-    try:
-        db.execute("BEGIN")
-        db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-        files.open()
-        yield files
-        if not files.is_by_name():
-            raise Moving  # another one was put in its place
-    finally:
-        # In this order: what this process closes takes its locks along.
-        db.close()
-        files.close()
-
-
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
@@ -368,30 +236,40 @@ class _Compared(NamedTuple):
     missed: int = 0
 
 
-def _compared(files: _Files, base: Base, shadow: int, seen: _Seen, *, audits: bool) -> _Compared:
-    reader = _Reader(files, base, shadow)
-    told = files.frames_since(seen.wal) if seen.wal is not None else None
+def _is_as(files: Files, seen: _Seen) -> bool:
+    """Whether nothing was written since: outside of WAL mode, the counter and the file system say so."""
+    return files.counter != b"" and (files.counter, files.file) == (seen.counter, seen.file)
+
+
+def _told(files: Files, base: Base, shadow: int, seen: _Seen) -> _Compared | None:
+    """By what the log tells; None: it does not tell all."""
+    frames = files.frames_since(seen.wal) if seen.wal is not None else None
     new = set(range(base.page_count + 1, files.count + 1)) - {lock_page(files.page_size)}
-    if told is not None and not new <= told.keys():
-        told = None  # SQLite need not write a page that is free
-    pages = {} if told is None else reader.differing(told, files.count)
+    if frames is None or not new <= frames.keys():  # SQLite need not write a page that is free
+        return None
+    reader = _Reader(files, base, shadow)
+    pages = reader.differing(frames, files.count)
+    touched = {(number - 1) * files.page_size // STRETCH_BYTES for number in pages}
+    hashes = seen.hashes
+    if not touched.isdisjoint(hashes):
+        hashes = {stretch: found for stretch, found in hashes.items() if stretch not in touched}
+    return _Compared(pages, hashes, False, reader.is_too_much)
+
+
+def _compared(files: Files, base: Base, shadow: int, seen: _Seen, *, audits: bool) -> _Compared:
+    told = _told(files, base, shadow, seen)
     if told is not None and not audits:
-        size = files.page_size
-        touched = {(number - 1) * size // STRETCH_BYTES for number in pages}
-        hashes = seen.hashes
-        if not touched.isdisjoint(hashes):
-            hashes = {stretch: found for stretch, found in hashes.items() if stretch not in touched}
-        return _Compared(pages, hashes, False, reader.is_too_much)
+        return told
     scan = _Reader(files, base, shadow)
     scanned = scan.scanned({} if audits else seen.hashes)
-    missed = len(scanned.keys() - pages.keys()) if told is not None and not reader.is_too_much else 0
+    missed = len(scanned.keys() - told.pages.keys()) if told is not None and not told.is_too_much else 0
     return _Compared(scanned, scan.hashes, True, scan.is_too_much, missed)
 
 
 class _Reader:
     """Compares what is read with a shadow. `is_too_much`: more differs than a change may carry."""
 
-    def __init__(self, files: _Files, base: Base, shadow: int) -> None:
+    def __init__(self, files: Files, base: Base, shadow: int) -> None:
         self._files = files
         self._base = base
         self._shadow = shadow

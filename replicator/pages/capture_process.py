@@ -11,7 +11,6 @@ many bytes after that. It ends when its stdin does, so with its parent, whatever
 
 from __future__ import annotations
 
-import json
 import signal
 import sqlite3
 import subprocess
@@ -21,10 +20,13 @@ import weakref
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
+
 from ..errors import StateError, StateInUse
 from ..format.pages import as_text
 from ..runtime.event_log import EventLogger
-from .capture import AUDIT_EVERY_S, Base, Capture, NoDatabase
+from .capture import AUDIT_EVERY_S, Base, Capture
+from .files import NoDatabase
 
 __all__ = ["Reader", "main", "run"]
 
@@ -102,9 +104,9 @@ class Reader:
         child = self._child = self._child or self._started()
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(json.dumps(question).encode() + b"\n")
+        child.stdin.write(orjson.dumps(question) + b"\n")
         child.stdin.flush()
-        answer: dict[str, Any] = json.loads(child.stdout.readline())
+        answer: dict[str, Any] = orjson.loads(child.stdout.readline())
         return answer, child.stdout.read(answer["bytes"]) if "bytes" in answer else b""
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -136,8 +138,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def main(capture: Capture, questions: BinaryIO, answers: BinaryIO) -> None:
     """Answer until there is nothing more to be answered."""
     for line in questions:
-        answer, data = _answered(capture, json.loads(line))
-        answers.write(json.dumps(answer).encode() + b"\n" + data)
+        answer, data = _answered(capture, orjson.loads(line))
+        answers.write(orjson.dumps(answer) + b"\n" + data)
         answers.flush()
 
 

@@ -135,9 +135,9 @@ def test_a_look_has_its_locks_until_it_has_read_the_last_byte(
             closed.append(onlooker.sees(path))  # SQLite has closed its own before
             close(files)
 
-        still, close = module._Files.check_still, module._Files.close
-        monkeypatch.setattr(module._Files, "close", at_the_close)
-        monkeypatch.setattr(module._Files, "check_still", at_the_end)
+        still, close = module.Files.check_still, module.Files.close
+        monkeypatch.setattr(module.Files, "close", at_the_close)
+        monkeypatch.setattr(module.Files, "check_still", at_the_end)
         capture = Capture(path)
         assert capture.look(base).change is not None
         capture.draw(tmp_path / "drawn")
@@ -226,8 +226,8 @@ def test_a_log_that_is_begun_anew_under_a_look_is_read_once_more(
                 bank.transfer(40)
             return really(files, *arguments)
 
-        really = module._Files.pieces
-        monkeypatch.setattr(module._Files, "pieces", pieces)
+        really = module.Files.pieces
+        monkeypatch.setattr(module.Files, "pieces", pieces)
         change = Capture(path).look(base).change
         assert change is not None
         assert looks == 2
