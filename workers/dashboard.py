@@ -1,10 +1,10 @@
-"""Settings with which rq-dashboard shows the jobs of a group: `rq-dashboard -c replicator.workers.dashboard`.
+"""Settings with which rq-dashboard unpickles nothing: `rq-dashboard -c replicator.workers.dashboard`.
+
+It shows the jobs of a group without them, too. But whatever it finds in Redis it unpickles, so whoever can write there
+can have it run anything. With them its process reads what a worker of ours reads (`replicator/jobs/plain_pickle.py`),
+and nothing of queues whose jobs have other values.
 
 REPLICATOR_REDIS and REPLICATOR_REDIS_PASSWORD_FILE say where they are, unless `--redis-url` does.
-
-RQ takes pickle where nobody names a serializer. rq-dashboard 0.9 has `--json`, and does not name it everywhere: its
-list of workers fails while a job of ours runs, and its page of a job unpickles what is beside the job. Whoever can
-write to Redis could have it run anything. So in its process JSON takes the place of pickle.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 import rq.serializers
 import rq_dashboard.web
 
+from replicator.jobs.plain_pickle import PlainPickle
 from replicator.log.redis_log import client_for
 from replicator.log.urls import url_in
 
-rq.serializers.PickleSerializer = rq.serializers.JSONSerializer  # type: ignore[assignment]
-rq_dashboard.web.config.serializer = rq.serializers.JSONSerializer
+rq.serializers.PickleSerializer = PlainPickle  # type: ignore[assignment]
+rq_dashboard.web.config.serializer = PlainPickle
 
 if _url := url_in(os.environ):
     #: Where it looks, by rq-dashboard's own name for that.

@@ -1,8 +1,8 @@
 """The RQ worker that does the jobs of a group: `python -m replicator.workers.jobs`.
 
 REPLICATOR_REDIS and REPLICATOR_GROUP name the group; REPLICATOR_BACKUPS and others say what a job may touch of this
-machine (`replicator/jobs/work.py`). Both sides of the queue speak JSON. The worker has a client of its own, because RQ
-changes the timeouts of the client it is given.
+machine (`replicator/jobs/work.py`). The worker has a client of its own, because RQ changes the timeouts of the
+client it is given.
 
 A queue is data, and anybody who can write to Redis can write to it: `replicator/jobs/own_job.py` says what of it is
 run.
@@ -14,12 +14,12 @@ import os
 import sys
 
 import rq
-from rq.serializers import JSONSerializer
 
 from replicator.cli import LEVELS, cli
 from replicator.cli.environment import check_environment
 from replicator.errors import ReplicatorError
 from replicator.jobs.own_job import OwnJob
+from replicator.jobs.plain_pickle import PlainPickle
 from replicator.jobs.queue import WORKER_TTL_S, queue_name
 from replicator.jobs.work import JobSettings
 from replicator.log.redis_log import RedisLog, client_for
@@ -53,14 +53,14 @@ def _worker(settings: JobSettings) -> Worker:
     queue = rq.Queue(
         queue_name(settings.group),
         connection=client_for(settings.redis),
-        serializer=JSONSerializer,
+        serializer=PlainPickle,
         job_class=OwnJob,
     )
     # RQ draws a new name for each worker: the name of one that was killed stays taken for a while.
     return Worker(
         [queue],
         connection=queue.connection,
-        serializer=JSONSerializer,
+        serializer=PlainPickle,
         job_class=OwnJob,
         worker_ttl=WORKER_TTL_S,
         job_monitoring_interval=MONITOR_EVERY_S,

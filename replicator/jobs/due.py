@@ -15,10 +15,10 @@ import rq
 from rq.job import JobStatus
 from rq.registry import ScheduledJobRegistry
 from rq.scheduler import RQScheduler
-from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
 from .own_job import OwnJob
+from .plain_pickle import PlainPickle
 
 __all__ = ["DueJobs"]
 
@@ -27,7 +27,7 @@ class DueJobs(RQScheduler):
     """Those of one queue. `turn` is called now and then, `release_locks` at the end."""
 
     def __init__(self, queue: rq.Queue) -> None:
-        super().__init__([queue.name], connection=queue.connection, serializer=JSONSerializer)
+        super().__init__([queue.name], connection=queue.connection, serializer=PlainPickle)
         self._connection: Any = queue.connection
         self._queue = queue
         self.log.setLevel(logging.WARNING)  # it takes the lock again after each job, and would say so

@@ -2,7 +2,7 @@
 
 RQ would run any function, callback or method that a job names, and call any URL. Here a job may only name one of
 `KINDS`, with arguments that this kind takes. Nothing else in it is imported, run or sent, and a job that asks for more
-fails.
+fails. Its call is a pickle of plain values, and is read as such (`plain_pickle.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..log.redis_errors import is_of_another_type
 from .errors import JobRefused
 from .in_worker import perform
 from .kinds import KINDS, checked, function_of, kind_of
+from .plain_pickle import AnswersInJSON, is_pickle, written
 
 __all__ = ["OwnJob"]
 
@@ -36,7 +37,7 @@ ASKS_FOR_MORE = frozenset(b"success_callback_name failure_callback_name stopped_
 CALL_BYTES_MAX = 4096
 
 #: Replaces a call that is not run. It names nothing.
-NO_CALL = b'["", null, [], {}]'
+NO_CALL = written(["", None, [], {}])
 
 
 class OwnJob(Job):
@@ -70,6 +71,8 @@ class OwnJob(Job):
             _check_small(raw_data[b"data"])
             super().restore({name: value for name, value in raw_data.items() if name in KEPT})
             self.problem = self._more_than_a_job(raw_data)
+            if not is_pickle(self.data):
+                self.serializer = AnswersInJSON
         except Exception as error:  # of any kind: RQ reads dates, numbers and texts
             self.problem = f"it cannot be read ({error!r})"
             self.origin = raw_data.get(b"origin", b"").decode("ascii", "replace")

@@ -1,7 +1,8 @@
 """The queue of a group's jobs: asks for them, follows them to their end, lists and cancels them.
 
-Arguments and results are JSON. A worker takes the group's Redis from its own environment, so no URL with a password
-goes through the queue. What is read from it is untrusted (`own_job.py`), also here: it is only shown.
+Arguments and results are plain values (`plain_pickle.py`). A worker takes the group's Redis from its own environment,
+so no URL with a password goes through the queue. What is read from it is untrusted (`own_job.py`), also here: it is
+only shown.
 
 A job has an id from what is asked for: who asks for the same again while that is not over gets the same job, and what
 is asked for by a schedule has its time in the id.
@@ -25,7 +26,6 @@ import xxhash
 from rq.command import send_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import JobStatus
-from rq.serializers import JSONSerializer
 
 from ..errors import LogUnavailable, ReplicatorError
 from ..log.redis_errors import advice
@@ -35,6 +35,7 @@ from .errors import JobFailed, JobLost, NoSuchJob, NotTaken
 from .in_worker import EXIT_CODE, PROGRESS, RESULT
 from .kinds import KINDS, UNIX_MS_MAX, checked, function_of
 from .own_job import OwnJob
+from .plain_pickle import NotPlain, PlainPickle, read
 from .told import Told
 
 __all__ = ["WORKER_TTL_S", "Asked", "JobFacts", "JobQueue", "queue_name"]
@@ -59,9 +60,6 @@ LOOK_AFTER_WORKER_EVERY_S = 1.0
 
 #: A drill ends its processes in order.
 STOPS_WITHIN_S = 40.0
-
-#: Of the meta data of a job, which has the result of one that found something wrong.
-_META_BYTES_MAX = 4 * 1024 * 1024
 
 #: The statuses that are final.
 ENDED = frozenset(each.value for each in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED))
@@ -108,7 +106,7 @@ class JobQueue:
     def __init__(self, url: str, group: str) -> None:
         self._url, self._group = url, group
         self._client: Any = client_for(url)  # what it gives is bytes, which its types do not know
-        self._queue = rq.Queue(queue_name(group), connection=self._client, serializer=JSONSerializer, job_class=OwnJob)
+        self._queue = rq.Queue(queue_name(group), connection=self._client, serializer=PlainPickle, job_class=OwnJob)
 
     def __enter__(self) -> JobQueue:
         return self
@@ -178,7 +176,7 @@ class JobQueue:
             over = status is None or status.decode("ascii", "replace") in ENDED
             pipe.multi()
             if over:
-                job = OwnJob(id, connection=self._client, serializer=JSONSerializer)
+                job = OwnJob(id, connection=self._client, serializer=PlainPickle)
                 job.origin = self.name
                 for registry in self._registries().values():
                     pipe.zrem(registry.key, id)
@@ -243,7 +241,7 @@ class JobQueue:
             return self._kept_result(id, name, status)
 
     def _kept_result(self, id: str, name: str, status: JobStatus) -> Any:
-        job = OwnJob.fetch(id, connection=self._client, serializer=JSONSerializer)
+        job = OwnJob.fetch(id, connection=self._client, serializer=PlainPickle)
         if status == JobStatus.FINISHED:
             try:
                 return job.return_value()
@@ -285,7 +283,7 @@ class JobQueue:
 
     def _facts(self, id: str) -> JobFacts | None:
         try:
-            job = OwnJob.fetch(id, connection=self._client, serializer=JSONSerializer)
+            job = OwnJob.fetch(id, connection=self._client, serializer=PlainPickle)
         except NoSuchJobError:
             return None
         if job.origin != self.name:
@@ -328,7 +326,7 @@ class JobQueue:
         if facts.job_status in ENDED:
             return facts
         with self.translated(id):
-            job = OwnJob.fetch(id, connection=self._client, serializer=JSONSerializer)
+            job = OwnJob.fetch(id, connection=self._client, serializer=PlainPickle)
             if facts.job_status == JobStatus.STARTED:
                 send_command(self._client, str(job.worker_name), "stop-job", job_id=id)
             else:
@@ -374,8 +372,8 @@ def _described(name: str, arguments: Mapping[str, Any]) -> str:
 
 def _meta_of(raw: bytes | None) -> dict[str, Any]:
     try:
-        meta = orjson.loads(raw) if raw and len(raw) <= _META_BYTES_MAX else {}
-    except ValueError:
+        meta = read(raw) if raw else {}
+    except NotPlain:
         meta = {}
     return meta if isinstance(meta, dict) else {}
 

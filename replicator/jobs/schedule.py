@@ -1,8 +1,7 @@
 """Jobs that are asked for again and again, by RQ's cron.
 
-RQ's own program (`rq cron FILE`) would pickle what it asks for, and a worker of ours takes JSON alone. So its scheduler
-runs here, with jobs that go into the queue as all others do. Each of its times has a job of its own id: two of these
-processes ask for it once.
+RQ's own program (`rq cron FILE`) gives each job an id by chance. Here its scheduler runs with jobs that go into the
+queue as all others do, and each of its times has a job of its own id: two of these processes ask for it once.
 """
 
 from __future__ import annotations
@@ -126,7 +125,7 @@ class _Planned(rq.cron.CronJob):
         self._queue = queue
 
     def enqueue(self, connection: Any) -> Any:
-        """Ask for the job of this time. (RQ's would pickle it.)"""
+        """Ask for the job of this time. (RQ's would have an id by chance.)"""
         due = self.next_enqueue_time or now()
         asked = self._queue.ask(self.name, {}, slot=due.strftime("%Y%m%dT%H%MZ"))
         how = "is asked for" if asked.is_new else "was asked for already, by another schedule"

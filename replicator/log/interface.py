@@ -157,6 +157,10 @@ class Log(Protocol):
         """This log with a deadline: calls end by `until` (`time.monotonic`), whatever hangs, and raise if need be."""
         ...
 
+    def apart(self) -> Log:
+        """Another log of the same group, with connections of its own: for who only looks on, and closes it."""
+        ...
+
     def append(self, record: ChangeRecord) -> Reply:
         """Append a change, if its writer holds the effective term and the head is at `record.prev`."""
         ...

@@ -139,6 +139,7 @@ class RedisLog:
     ) -> None:
         self.group = checks.name("group", group)
         self.sealing = sealing
+        self._place = url
         self._scripts = load_scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
@@ -174,6 +175,9 @@ class RedisLog:
         hurried = object.__new__(type(self))
         hurried.__dict__ = {**self.__dict__, "_limit": self._limit._replace(until=until)}
         return hurried
+
+    def apart(self) -> Log:
+        return RedisLog(self._place, self.group, sealing=self.sealing)
 
     # --- writes ---
 

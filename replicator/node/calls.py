@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import tracing
 from ..errors import ChangeRejected, ChangeTooLarge, CheckFailed, ConfigError, NotRunning, ResultNotKept
+from ..log.interface import Log
 from ..metrics.node_metrics import NodeMetrics
 from ..runtime.request_writes import NOTED
 from ..state import ReplicatedState
@@ -49,6 +50,10 @@ class NodeCalls(NodeFacts):
     def own_metrics(self) -> NodeMetrics:
         """Of this node alone."""
         return metrics_of(self, self._setup, self._begun)
+
+    def looking(self) -> Log:
+        """Another log of its group, for who only looks on beside it, and closes it."""
+        return self._setup.log.apart()
 
     def _started(self) -> RunningNode:
         running = self._begun

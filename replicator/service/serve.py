@@ -99,7 +99,8 @@ def serve(
     on_end(lambda *_: stopping.set())
     try:
         from ..registry.api import registry_app
-        from ..ui import Feed, ui_routes
+        from ..ui.app import ui_routes
+        from ..ui.feed import Feed
         from ..web.envelope import health_app
         from ..web.server import WebServer
         from .listening import certificate_of, guarded, listens_safely

@@ -60,6 +60,9 @@ class MemoryLog:
     def within(self, until: float) -> Log:
         return self  # nothing ever hangs here
 
+    def apart(self) -> Log:
+        return MemoryLog(self.server, self.group, sealing=self.sealing)
+
     def append(self, record: ChangeRecord) -> Reply:
         with self._reach():
             return self.server.append(self._run, record)

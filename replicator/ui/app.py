@@ -1,7 +1,6 @@
 """The routes of the page: plain files, server-sent events, and the actions, where there are any.
 
-- Nothing comes from elsewhere, and nothing is framed (`POLICY`).
-- No payloads, passwords or tokens are in what is shown.
+- What is served, and what is told of a look, is in `files.py`.
 - Who may see that, and act, is decided before (`web/guard/`): the files are for everybody, the events for who may read,
   the actions for an administrator. The page sends the token in a header, and keeps it in its `sessionStorage`: there is
   no cookie that a browser would send by itself.
@@ -9,8 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from importlib import resources
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -20,35 +18,19 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import NoThread, ReplicatorError
-from ..runtime import checks
 from ..web.answers import error_answer, json_answer
 from ..web.failures import Refusal
 from ..web.requests import read_body
 from ..web.routes import Endpoint
 from .actions import Actions
 from .feed import Feed, FullHouse
+from .files import BEGINS, FILES, POLICY, event, read_file
+from .picture import Picture
 
 __all__ = ["ui_routes"]
 
 #: A reason and a few names.
 BODY_BYTES_MAX = 8192
-
-POLICY = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-
-FILES: Mapping[str, tuple[str, str]] = {
-    "": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-}
-
-#: A browser that lost its connection tries again after so long.
-AGAIN_MS = 1000
 
 
 def ui_routes(feed: Feed, actions: Actions | None = None) -> list[Route]:
@@ -71,7 +53,7 @@ def _to(at: str) -> Endpoint:
 
 
 def _file(name: str, media_type: str) -> Endpoint:
-    content = resources.files(__package__).joinpath("static", name).read_bytes()
+    content = read_file(name)
 
     async def endpoint(request: Request) -> Response:
         return Response(content, headers=POLICY, media_type=media_type)
@@ -94,24 +76,10 @@ def _events(feed: Feed) -> Endpoint:
     return endpoint
 
 
-async def _told(first: Any, pictures: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    yield b"retry: %d\n\n" % AGAIN_MS
-    yield _event(first)
+async def _told(first: Picture, pictures: AsyncIterator[Picture]) -> AsyncIterator[bytes]:
+    yield BEGINS + event(first)
     async for picture in pictures:
-        yield _event(picture)
-
-
-def _event(picture: Any) -> bytes:
-    return b"data: " + orjson.dumps(_plain(orjson.loads(orjson.dumps(picture)))) + b"\n\n"
-
-
-def _plain(value: Any) -> Any:
-    """The same, and no text in it controls how it is shown: others wrote them (docs/trust.md)."""
-    if isinstance(value, str):
-        return checks.plain(value)
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
+        yield event(picture)
 
 
 def _told_why(endpoint: Endpoint) -> Endpoint:

@@ -8,6 +8,7 @@ gigabytes reads twenty records.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -36,6 +37,9 @@ WATCHERS_MAX = 64
 
 #: A look that hangs with Redis is left behind; it ends by itself.
 CLOSES_WITHIN_S = 2.0
+
+#: Who asks now and then does so each second. A tab that nobody sees is let ask once a minute: it begins anew each time.
+ASKS_WITHIN_S = 5.0
 
 RECORDS_SHOWN = 20
 TERMS_SHOWN = 60
@@ -68,6 +72,7 @@ class Feed:
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closed = False
+        self._asked_at = -math.inf
         self._newest: Picture | None = None
         self._count = 0
 
@@ -86,6 +91,15 @@ class Feed:
                     yield picture
         finally:
             self._leave(news)
+
+    def asked(self) -> Picture | None:
+        """The newest picture, for who asks now and then instead of watching; None: there is none yet. Raises
+        `NoThread`.
+        """
+        with self._lock:
+            self._asked_at = time.monotonic()
+            self._begin()
+            return self._newest
 
     def look_now(self) -> None:
         """Something was done: do not wait for the next second."""
@@ -109,11 +123,14 @@ class Feed:
         with self._lock:
             if len(self._watchers) >= WATCHERS_MAX:
                 raise FullHouse
-            if self._thread is None and not self._closed:
-                self._newest = None
-                self._thread = started(self._run, name="ui-feed")
+            self._begin()
             self._watchers[news] = asyncio.get_running_loop()
         news.set()
+
+    def _begin(self) -> None:
+        if self._thread is None and not self._closed:
+            self._newest = None
+            self._thread = started(self._run, name="ui-feed")
 
     def _leave(self, news: asyncio.Event) -> None:
         with self._lock:
@@ -122,7 +139,8 @@ class Feed:
     def _is_over(self) -> bool:
         """Whether nobody watches any more; then the thread's place is free for another one."""
         with self._lock:
-            if self._watchers and not self._closed:
+            is_asked = time.monotonic() - self._asked_at < ASKS_WITHIN_S
+            if (self._watchers or is_asked) and not self._closed:
                 return False
             self._thread = None
             return True

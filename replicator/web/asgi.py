@@ -156,6 +156,7 @@ def _head_of(scope: Scope) -> Head:
     wait: str | None = None
     nonce: str | None = None
     cookies = ""
+    authorization: tuple[str, ...] = ()
     is_forwarded = False
     for name, value in scope["headers"]:
         if name == b"cookie":
@@ -166,10 +167,12 @@ def _head_of(scope: Scope) -> Head:
             is_forwarded = True
         elif name == NONCE_BYTES:
             nonce = value.decode("latin-1")
+        elif name == b"authorization":
+            authorization = (*authorization, value.decode("latin-1"))
     raw_path, path, query = scope.get("raw_path") or b"", scope["path"], scope["query_string"]
     if root := scope.get("root_path", ""):
         path, raw_path = below(root, path), raw_below(root, raw_path)
-    return Head(scope["method"], path, raw_path, query, wait, cookies, is_forwarded, nonce)
+    return Head(scope["method"], path, raw_path, query, wait, cookies, is_forwarded, nonce, authorization)
 
 
 def _heard(scope: Scope, receive: Receive, visit: Visit) -> Receive:

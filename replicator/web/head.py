@@ -56,6 +56,8 @@ class Head(NamedTuple):
     is_forwarded: bool
     #: `Replicator-Nonce`.
     nonce: str | None = None
+    #: The `Authorization` headers. They are secrets.
+    authorization: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:

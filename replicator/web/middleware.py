@@ -36,6 +36,7 @@ from .failures import Answer, Failure, Full, Refusal, answer_of, failure_of, hal
 from .head import POSITION, Head
 from .metrics import metrics_answer
 from .options import Options
+from .page import page_answer
 from .probes import METHODS, PROBES, PROBLEM_DETAILS
 from .redirect import on_the_primary, redirect_of, redirect_to
 from .served_node import Facts, ServedNode
@@ -107,6 +108,7 @@ class Middleware:
         self._metrics = options.metrics_path
         self._cookie = options.cookie
         self._probes = options.probe_paths
+        self._page = options.page_paths
 
     # --- before the application ---------------------------------------------------------------------------------------
 
@@ -120,6 +122,8 @@ class Middleware:
         if head.path in self._probes:
             yield from self._asked_for(head)
             return self._probed(head)
+        if head.path in self._page:
+            return (yield from self._shown(head, self._page[head.path]))
         if self._cookie is not None:
             visit.carried = self._cookie.read(head.cookies)
         elif options.writes == "local" and head.wait is None:
@@ -238,6 +242,16 @@ class Middleware:
             body = orjson.dumps(found)
             answer = Answer(200, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))], body)
         return answer if head.method != "OPTIONS" else _without_body(answer)
+
+    def _shown(self, head: Head, path: str) -> Generator[Step, None, Answer]:
+        assert self.options.page is not None
+        steps = page_answer(self.options.page, head, path)
+        while True:
+            try:
+                yield Pause(next(steps))
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
 
     # --- what goes out ------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..runtime import checks
 from .cookie import Cookie
 from .failures import ANSWERS, Answers, Renderer, problem
+from .page import ServedPage
 from .probes import PROBES
 
 __all__ = ["WAIT_TIMEOUT_S", "Keywords", "Options"]
@@ -38,6 +39,7 @@ class Keywords(TypedDict, total=False):
     health: str | None
     probes: Collection[str]
     metrics: bool
+    page: ServedPage | None
     wait_timeout_s: float
     primary_within_s: float
     forward_timeout_s: float
@@ -58,8 +60,9 @@ class Options:
     None for none. `health`: what is before `/health`, `/ready`, `/primary` and the like; None: they are not served.
     `probes`: which of them are, if not all (`probes.py`): `("health", "ready")` for an application that has a
     `/history` of its own. `metrics`: whether `/metrics` is served beside them (`replicator.metrics`); an
-    application that has its own says False, and registers a `NodeCollector`. `wait_timeout_s`: how long a request may
-    wait for a position. `primary_within_s`: how long a write waits for a primary while nobody leads.
+    application that has its own says False, and registers a `NodeCollector`. `page`: the page of the group, at `/ui`
+    beside them (`replicator.ui.page.Page`); None: there is none. `wait_timeout_s`: how long a request may wait for a
+    position. `primary_within_s`: how long a write waits for a primary while nobody leads.
     `forward_timeout_s`: for the primary to answer what was forwarded. `forward_to`: the URLs of the nodes, and nothing
     is forwarded to any other; None: to wherever the group's heartbeats say that the primary is, but for requests that
     have an `Authorization` header, which go nowhere then (`forward.py`). `answers`: what errors come to, by class.
@@ -72,6 +75,7 @@ class Options:
     health: str | None = ""
     probes: Collection[str] = tuple(PROBES)
     metrics: bool = True
+    page: ServedPage | None = None
     wait_timeout_s: float = WAIT_TIMEOUT_S
     primary_within_s: float = PRIMARY_WITHIN_S
     forward_timeout_s: float = FORWARD_TIMEOUT_S
@@ -96,6 +100,8 @@ class Options:
             if not callable(getattr(self, setting)):
                 raise ConfigError(setting=setting, problem="is not a function")
         checks.flag("metrics", self.metrics)
+        if self.page is not None and not hasattr(self.page, "tokens"):
+            raise ConfigError(setting="page", problem="give a Page(node, tokens=...) of replicator.ui.page, or None")
         if self.health is not None and self.health and not checks.line("health", self.health).startswith("/"):
             raise ConfigError(setting="health", problem=f"{self.health!a} is not the beginning of a path: /internal")
 
@@ -103,6 +109,12 @@ class Options:
     def probe_paths(self) -> Mapping[str, str]:
         """The probes that are served, by their paths."""
         return {} if self.health is None else {f"{self.health.rstrip('/')}/{name}": name for name in self.probes}
+
+    @property
+    def page_paths(self) -> Mapping[str, str]:
+        """Those of the page, each with the path that it has there."""
+        before = (self.health or "").rstrip("/")
+        return {} if self.page is None else {before + path: path for path in self.page.paths}
 
     @property
     def metrics_path(self) -> str | None:

@@ -218,6 +218,7 @@ def _head_of(environ: Environ) -> Head:
         environ.get("HTTP_COOKIE", ""),
         "HTTP_REPLICATOR_FORWARDED" in environ,
         environ.get("HTTP_REPLICATOR_NONCE"),
+        (environ["HTTP_AUTHORIZATION"],) if "HTTP_AUTHORIZATION" in environ else (),
     )
 
 

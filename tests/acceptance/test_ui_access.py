@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
+from replicator import Node
 from replicator.registry.api import registry_app
-from replicator.ui import Feed, ui_routes
+from replicator.ui.app import ui_routes
+from replicator.ui.feed import Feed
+from replicator.ui.page import Page as PageInApplication
+from replicator.web import asgi, wsgi
 from replicator.web.guard.app import Guarded
 from replicator.web.guard.hosts import Hosts
 from replicator.web.guard.rules import Rules
 from replicator.web.guard.token_file import Tokens
 from replicator.web.server import WebServer
-from tests.support.kv import PATIENCE_S, Group, eventually
+from tests.support.kv import PATIENCE_S, Group, eventually, push
 from tests.support.needs import needs
 from tests.support.registry_api import NodeInMemory
 
@@ -163,6 +169,58 @@ def group(tmp_path: Path) -> Iterator[Group]:
     group = Group(tmp_path)
     yield group
     group.close()
+
+
+@contextmanager
+def over_asgi(node: Node, page: PageInApplication) -> Iterator[str]:
+    app = asgi.Replicated(Starlette(), node=node, start=False, page=page, health="/internal")
+    with WebServer(app) as server:
+        yield f"{server.url}/internal/ui"
+
+
+@contextmanager
+def over_wsgi(node: Node, page: PageInApplication) -> Iterator[str]:
+    def nothing(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("404 Not Found", [])
+        return []
+
+    app = wsgi.Replicated(nothing, node=node, start=False, page=page)
+    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/ui"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *_: Any) -> None: ...
+
+
+@pytest.mark.parametrize("served", [over_asgi, over_wsgi])
+def test_the_page_of_an_application_asks_for_a_token_and_goes_on(
+    page: Any, group: Group, tmp_path: Path, served: Any
+) -> None:
+    node = group.primary("a")
+    tokens = tmp_path / "tokens"
+    tokens.touch(mode=0o600)
+    tokens.write_text(f"read {READ}\n")
+    with served(node, PageInApplication(node, tokens=tokens)) as url:
+        page.goto(url)
+        page.get_by_label("A token with the right to read").fill(READ)
+        page.keyboard.press("Enter")
+        headline = page.locator("#headline")
+        playwright.expect(headline).to_contain_text("a may write", timeout=EXPECT_MS)
+        # and what comes later is seen, one answer after the other
+        node.submit(push("x"))
+        last_id = str(node.position.id)
+        playwright.expect(page.locator("#records tbody")).to_contain_text(last_id, timeout=EXPECT_MS)
+        # until the token is none any more
+        tokens.write_text(f"read {'o' * 32}\n")
+        playwright.expect(headline).to_contain_text("for those who have a token", timeout=EXPECT_MS)
+        assert page.context.cookies() == []
 
 
 def test_the_page_asks_for_a_token_and_keeps_it_for_this_tab_alone(page: Any, group: Group) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -371,24 +372,25 @@ class TestSchedule:
         assert "--verify: 'at night' is neither five fields of cron" in done.stderr
 
 
-@pytest.fixture(scope="module")
-def page(module_world: JobsWorld) -> Iterator[httpx.Client]:
+@contextlib.contextmanager
+def dashboard(world: JobsWorld, *options: str, **environment: str) -> Iterator[httpx.Client]:
     (port,) = free_ports(1)
-    command = [str(Path(sys.executable).with_name("rq-dashboard")), "-b", "127.0.0.1", "-p", str(port)]
-    password = module_world.directory / "password"
-    password.write_text("any, for a user without one")
-    password.chmod(0o600)
-    url = f"{module_world.url}?username=default"
-    env = {**os.environ, "REPLICATOR_REDIS": url, "REPLICATOR_REDIS_PASSWORD_FILE": str(password)}
-    with (module_world.directory / "dashboard.log").open("w") as log:
-        process = subprocess.Popen([*command, "-c", "replicator.workers.dashboard"], env=env, stdout=log, stderr=log)
+    command = [str(Path(sys.executable).with_name("rq-dashboard")), "-b", "127.0.0.1", "-p", str(port), *options]
+    with (world.directory / "dashboard.log").open("w") as log:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
     try:
-        with plain_http.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with plain_http.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as client:
             eventually(lambda: _answers(client))
             yield client
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def page(module_world: JobsWorld) -> Iterator[httpx.Client]:
+    with dashboard(module_world, "--redis-url", module_world.url) as client:
+        yield client
 
 
 class TestDashboard:
@@ -405,7 +407,7 @@ class TestDashboard:
         job = page.get(f"/0/data/job/{id}.json").json()
         assert (job["status"], job["result"]["equal"]) == ("finished", True)
         assert "2 of 2 nodes reported" in job["metadata"]
-        for path in ("/", "/0/view/workers", f"/0/view/job/{id}"):
+        for path in ("/", "/0/view/jobs", "/0/view/workers", f"/0/view/job/{id}"):
             assert page.get(path).status_code == 200
 
     def test_it_has_a_failed_job_run_again(self, world: JobsWorld, page: httpx.Client) -> None:
@@ -416,7 +418,11 @@ class TestDashboard:
             before = queue.job(id)
             assert page.post(f"/job/{id}/requeue").json() == {"status": "OK"}
             again = eventually(lambda: [job for job in [queue.job(id)] if job.ended_at not in (None, before.ended_at)])
-        assert again[0].job_status == "failed"
+            assert (again[0].job_status, again[0].problem) == ("failed", before.problem)
+            # what RQ wrote of it anew is read as before
+            assert rq_command(world, "requeue", "--queue", "replicator-g", id)
+            last = eventually(lambda: [job for job in [queue.job(id)] if job.ended_at not in (None, again[0].ended_at)])
+            assert (last[0].job_status, last[0].problem) == ("failed", before.problem)
 
     def test_it_removes_a_job_that_is_to_come(self, world: JobsWorld, page: httpx.Client) -> None:
         with world.queue() as queue:
@@ -435,7 +441,41 @@ class TestDashboard:
             assert [each["current_job"]["description"] for each in workers if each["state"] == "busy"] == [
                 "drill faults=['kill']"
             ]
+            told = rq_command(world, "info", "--raw")
+            assert "queue replicator-g" in told
+            assert " busy replicator-g" in told
             queue.cancel(id)
+
+    def test_with_the_settings_it_shows_the_same_and_unpickles_nothing(self, world: JobsWorld) -> None:
+        password, trace = world.directory / "password", world.directory / "unpickled"
+        password.write_text("any, for a user without one")
+        password.chmod(0o600)
+        where = {"REPLICATOR_REDIS": f"{world.url}?username=default", "REPLICATOR_REDIS_PASSWORD_FILE": str(password)}
+        with dashboard(world, "-c", "replicator.workers.dashboard", **where) as page, world.queue() as queue:
+            id = queue.ask("verify", {}).id
+            queue.follow(id, "verify", wait_s=WAIT_S, progress=print)
+            assert page.get(f"/0/data/job/{id}.json").json()["result"]["equal"]
+            assert page.get("/0/data/workers.json").json()["workers"]
+            with world.plain_queue() as plain:
+                plain.connection.hset(f"rq:job:{id}", "meta", pickle.dumps(Spring(trace)))
+            assert page.get(f"/0/data/job/{id}.json").status_code == 500
+            assert not trace.exists()
+
+
+class Spring:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.path), "w")
+
+
+def rq_command(world: JobsWorld, command: str, *options: str) -> str:
+    """What RQ's own tool says, which is told of no serializer."""
+    program = str(Path(sys.executable).with_name("rq"))
+    return subprocess.check_output([program, command, "--url", world.url, *options], text=True)
 
 
 def _answers(client: httpx.Client) -> bool:

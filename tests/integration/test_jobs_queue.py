@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import rq
 from rq.job import JobStatus
+from rq.serializers import JSONSerializer
 
 from replicator.cli.job_results import show_result
 from replicator.jobs.errors import JobFailed
@@ -72,6 +73,9 @@ class _Unpickled:
 
 
 JOB = "replicator.workers.jobs."
+
+#: As an earlier version asked for it.
+SNAPSHOT = b'["replicator.workers.jobs.snapshot", null, [], {}]'
 
 
 @pytest.mark.parametrize(
@@ -162,12 +166,25 @@ def test_a_webhook_is_not_called(queue: rq.Queue, world: JobsWorld) -> None:
 
 
 @pytest.mark.parametrize("field", ["data", "meta", "result"])
-def test_nothing_is_unpickled(queue: rq.Queue, world: JobsWorld, trap: Trap, field: str) -> None:
-    bad = pickle.dumps(_Unpickled(trap.traces[1]))
-    push(queue, {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', field: bad})
+@pytest.mark.parametrize("where", ["alone", "in a call"])
+def test_nothing_is_unpickled(queue: rq.Queue, world: JobsWorld, trap: Trap, field: str, where: str) -> None:
+    spring = _Unpickled(trap.traces[1])
+    call = (JOB + "drill", None, (), {"faults": [spring]})
+    push(queue, {"data": SNAPSHOT, field: pickle.dumps(spring if where == "alone" else call)})
     assert goes_on(world)
     assert world.command("jobs", "list", "--all").exit_code == 0
     assert trap.sprung == []
+
+
+def test_what_an_earlier_version_asks_for_in_json_is_done_and_answered_in_json(world: JobsWorld) -> None:
+    with world.plain_queue(JSONSerializer) as queue:
+        good, bad = queue.enqueue(JOB + "verify"), queue.enqueue(JOB + "snapshot", kwargs={"x": 1})
+        assert ended(good)[0] is JobStatus.FINISHED
+        assert good.return_value(refresh=True)["equal"]
+        assert good.get_meta()["progress"]
+        assert "it has no argument 'x'" in ended(bad)[1]
+        with world.queue() as own:
+            assert own.follow(good.id, "verify", wait_s=1.0, progress=print)["equal"]
 
 
 @pytest.mark.parametrize(
@@ -181,8 +198,10 @@ def test_nothing_is_unpickled(queue: rq.Queue, world: JobsWorld, trap: Trap, fie
         {"data": b'["replicator.workers.jobs.snapshot", null, [], [["to", "b"]]]'},
         {"data": b'["replicator.workers.jobs.snapshot", null, [], ' + b"[" * 3000 + b"]" * 900 + b"]"},
         {"data": zlib.compress(b" " * 50_000_000)},
-        {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', "created_at": b"yesterday"},
-        {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', "timeout": b"soon", "origin": b"\xff"},
+        {"data": b"\x80\x04" + b")" + b"\x85" * 3000 + b"."},
+        {"data": b"\x80\x04]\x94h\x00a."},
+        {"data": SNAPSHOT, "created_at": b"yesterday"},
+        {"data": SNAPSHOT, "timeout": b"soon", "origin": b"\xff"},
     ],
 )
 def test_what_cannot_be_read_ends_no_worker(queue: rq.Queue, world: JobsWorld, fields: dict[str, Any]) -> None:
@@ -207,8 +226,7 @@ def test_a_list_of_jobs_has_nothing_in_it_that_a_terminal_obeys(queue: rq.Queue,
 
 @pytest.mark.parametrize("score", ["inf", "-inf", "1e300", "-1e18", "1e13"])
 def test_a_time_that_is_none_ends_no_list(queue: rq.Queue, world: JobsWorld, score: str) -> None:
-    call = b'["replicator.workers.jobs.snapshot", null, [], {}]'
-    fields = {"origin": queue.name, "status": "scheduled", "data": call, "created_at": "9999-12-31T23:59:59.9Z"}
+    fields = {"origin": queue.name, "status": "scheduled", "data": SNAPSHOT, "created_at": "9999-12-31T23:59:59.9Z"}
     queue.connection.hset("rq:job:some-day", mapping=fields)
     key = f"rq:scheduled:{queue.name}"
     queue.connection.zadd(key, {"some-day": score})

@@ -223,6 +223,28 @@ def test_a_failover_costs_a_browser_a_pause(service: Service, app: str, command:
             assert client.get(f"{service.processes[name].url}/k/x").json()["value"] == "after"
 
 
+@pytest.mark.parametrize(("app", "command"), SERVED[:2])
+def test_the_page_of_the_group_is_for_who_has_a_token_and_holds_no_server_up(
+    service: Service, tmp_path: Path, app: str, command: Callable[..., list[str]]
+) -> None:
+    # given
+    tokens, token = tmp_path / "tokens", "r" * 32
+    tokens.touch(mode=0o600)
+    tokens.write_text(f"read {token}\n")
+    a = service.of(app, command, "a", tokens=str(tokens))[0]
+    with plain_http.Client(base_url=a.url, timeout=PATIENCE_S) as client:
+        assert "ui/page.js" in client.get("/ui").text
+        assert client.get("/ui/events").status_code == 401
+        client.headers["Authorization"] = f"Bearer {token}"
+        # when somebody watches
+        seen = eventually(lambda: [each for each in [client.get("/ui/events")] if each.status_code == 200])[0]
+        assert '"a may write.' in seen.text
+        # then the server, whose client stays connected, ends all the same
+        a.ends()
+    # and the token is in nothing that it said
+    assert token not in a.said
+
+
 @pytest.mark.parametrize(("app", "command"), SERVED)
 def test_a_second_worker_is_told_that_there_is_one(
     service: Service, app: str, command: Callable[..., list[str]]

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 
 from replicator import Node, ReplicatorError
+from replicator.ui.page import Page
 from replicator.web import asgi, wsgi
 from tests.support.kv import KV
 
@@ -31,8 +32,10 @@ def _node() -> Node[KV]:
     )
 
 
-def _options() -> dict[str, Any]:
-    return {"writes": os.environ.get("APP_WRITES", "redirect")}
+def _options(node: Node[KV]) -> dict[str, Any]:
+    tokens = os.environ.get("APP_TOKENS")
+    page = Page(node, tokens=tokens) if tokens else None
+    return {"writes": os.environ.get("APP_WRITES", "redirect"), "page": page}
 
 
 def _value(node: Node[KV], key: str) -> Any:
@@ -42,7 +45,7 @@ def _value(node: Node[KV], key: str) -> Any:
 
 def fastapi_app() -> Any:
     node, app = _node(), FastAPI()
-    app.add_middleware(asgi.Replicated, node=node, **_options())
+    app.add_middleware(asgi.Replicated, node=node, **_options(node))
 
     @app.get("/k/{key}")
     def read(key: str) -> Any:
@@ -60,7 +63,7 @@ def quart_app() -> Any:
     from quart import Quart, request
 
     node, app = _node(), Quart(__name__)
-    app.asgi_app = asgi.Replicated(app.asgi_app, node=node, **_options())  # type: ignore[method-assign]
+    app.asgi_app = asgi.Replicated(app.asgi_app, node=node, **_options(node))  # type: ignore[method-assign]
     app.register_error_handler(ReplicatorError, asgi.answer)
 
     @app.get("/k/<key>")
@@ -79,7 +82,7 @@ def flask_app() -> Any:
     from flask import Flask, request
 
     node, app = _node(), Flask(__name__)
-    app.wsgi_app = wsgi.Replicated(app.wsgi_app, node=node, **_options())  # type: ignore[method-assign]
+    app.wsgi_app = wsgi.Replicated(app.wsgi_app, node=node, **_options(node))  # type: ignore[method-assign]
     app.register_error_handler(ReplicatorError, wsgi.answer)
 
     @app.get("/k/<key>")
@@ -117,7 +120,7 @@ def django_asgi_app() -> Any:
 
     node = _node()
     _django(node)
-    return asgi.Replicated(ASGIHandler(), node=node, **_options())
+    return asgi.Replicated(ASGIHandler(), node=node, **_options(node))
 
 
 def django_wsgi_app() -> Any:
@@ -125,4 +128,4 @@ def django_wsgi_app() -> Any:
 
     node = _node()
     _django(node)
-    return wsgi.Replicated(WSGIHandler(), node=node, **_options())
+    return wsgi.Replicated(WSGIHandler(), node=node, **_options(node))

@@ -15,7 +15,6 @@ from typing import Any
 import rq
 from click.testing import CliRunner, Result
 from rq.job import Job, JobStatus
-from rq.serializers import JSONSerializer
 
 from replicator import Node
 from replicator.cli import cli
@@ -93,10 +92,10 @@ class JobsWorld:
         return JobQueue(self.url, "g")
 
     @contextlib.contextmanager
-    def plain_queue(self) -> Iterator[rq.Queue]:
-        """As anybody may use it who can write to Redis."""
+    def plain_queue(self, serializer: Any = None) -> Iterator[rq.Queue]:
+        """As anybody may use it who can write to Redis; without a serializer, RQ's own pickles."""
         with client_for(self.url) as client:
-            yield rq.Queue(queue_name("g"), connection=client, serializer=JSONSerializer)
+            yield rq.Queue(queue_name("g"), connection=client, serializer=serializer)
 
     def run(self, name: str, wait_s: float = WAIT_S, **arguments: Any) -> tuple[Any, list[str]]:
         """Have the worker do a job; its result, and what was told."""

@@ -230,16 +230,16 @@ function drawRecords(picture) {
 // --- actions --------------------------------------------------------------------------------------------------------
 
 // In the fragment, which no server sees; kept for a reload.
-let token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("token") ?? "";
+let token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("replicator-token") ?? "";
 if (location.hash.includes("token=")) {
-  sessionStorage.setItem("token", token);
+  sessionStorage.setItem("replicator-token", token);
   history.replaceState(null, "", location.pathname);
 }
 
 const authorization = () => (token ? { Authorization: `Bearer ${token}` } : {});
 
 async function ask(what, content) {
-  const answer = await fetch(`/ui/${what}`, {
+  const answer = await fetch(`ui/${what}`, {
     method: "POST",
     headers: { ...authorization(), "Content-Type": "application/json" },
     body: JSON.stringify(content),
@@ -328,7 +328,7 @@ const AGAIN_MS = 1000;
 async function listen() {
   for (;;) {
     try {
-      const answer = await fetch("/ui/events", { headers: authorization(), cache: "no-store" });
+      const answer = await fetch("ui/events", { headers: authorization(), cache: "no-store" });
       if (answer.status === 401 || answer.status === 403) {
         await signedIn((await answer.json()).detail);
         continue;
@@ -369,7 +369,7 @@ function signedIn(said) {
     form.onsubmit = (event) => {
       event.preventDefault();
       token = form.elements.token.value.trim();
-      sessionStorage.setItem("token", token);
+      sessionStorage.setItem("replicator-token", token);
       form.reset();
       form.hidden = true;
       given();

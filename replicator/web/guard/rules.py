@@ -24,7 +24,7 @@ from ..failures import Failure
 from .hosts import Hosts
 from .token_file import RIGHTS, Tokens
 
-__all__ = ["EVENTS", "Request", "Rules", "right_for"]
+__all__ = ["EVENTS", "PAGE", "Request", "Rules", "right_for", "without_right"]
 
 SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
@@ -91,23 +91,28 @@ class Rules:
         return Failure(status=421, code="foreign_host", message=message, field="Host")
 
     def _right(self, request: Request) -> Failure | None:
-        needed = right_for(request)
-        if self._tokens is None or needed is None:
-            return None
-        sent = request.headers.get("authorization", [])
-        if not sent:
-            message = f"this needs a token with the right to {needed}: Authorization: Bearer TOKEN"
-            return Failure(status=401, code="no_token", message=message, field="Authorization")
-        scheme, _, token = sent[0].partition(" ")
-        right = self._tokens.right_of(token.strip()) if len(sent) == 1 and scheme.lower() == "bearer" else None
-        if right is None:
-            message = "the token that came with this is none of this node's"
-            return Failure(status=401, code="wrong_token", message=message, field="Authorization")
-        if RIGHTS.index(right) < RIGHTS.index(needed):
-            message = f"the token has the right to {right}, and this needs that to {needed}"
-            more = {"needs": needed}
-            return Failure(status=403, code="right_missing", message=message, field="Authorization", more=more)
+        return None if self._tokens is None else without_right(request, self._tokens)
+
+
+def without_right(request: Request, tokens: Tokens) -> Failure | None:
+    """Why it has not the right that it needs; None: it has."""
+    needed = right_for(request)
+    if needed is None:
         return None
+    sent = request.headers.get("authorization", [])
+    if not sent:
+        message = f"this needs a token with the right to {needed}: Authorization: Bearer TOKEN"
+        return Failure(status=401, code="no_token", message=message, field="Authorization")
+    scheme, _, token = sent[0].partition(" ")
+    right = tokens.right_of(token.strip()) if len(sent) == 1 and scheme.lower() == "bearer" else None
+    if right is None:
+        message = "the token that came with this is none of this node's"
+        return Failure(status=401, code="wrong_token", message=message, field="Authorization")
+    if RIGHTS.index(right) < RIGHTS.index(needed):
+        message = f"the token has the right to {right}, and this needs that to {needed}"
+        more = {"needs": needed}
+        return Failure(status=403, code="right_missing", message=message, field="Authorization", more=more)
+    return None
 
 
 def right_for(request: Request) -> str | None:

@@ -70,14 +70,17 @@ class TokenFile(Tokens):
     being written is no reason to let nobody in.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises `ConfigError`."""
+    def __init__(
+        self, path: Path, *, setting: str = "http-tokens", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`setting`: who named the file. Raises `ConfigError`."""
         self._path = path
+        self._setting = setting
         self._clock = clock
         self._log_once = LogOnce(log)
-        self._content = _private_content("http-tokens", path)
+        self._content = _private_content(setting, path)
         self._read_at = clock()
-        super().__init__(_tokens_in(self._content))
+        super().__init__(_tokens_in(setting, self._content))
 
     def right_of(self, sent: str) -> str | None:
         if self._clock() - self._read_at >= READ_EVERY_S:
@@ -87,9 +90,9 @@ class TokenFile(Tokens):
     def _read_again(self) -> None:
         self._read_at = self._clock()
         try:
-            content = _private_content("http-tokens", self._path)
+            content = _private_content(self._setting, self._path)
             if content != self._content:
-                super().__init__(_tokens_in(content))
+                super().__init__(_tokens_in(self._setting, content))
                 self._content = content
                 log.info("http.tokens_changed", "the tokens in %s were read again", self._path)
         except ConfigError as error:
@@ -139,7 +142,7 @@ def _private_content(setting: str, path: Path) -> bytes:
     return content
 
 
-def _tokens_in(content: bytes) -> list[tuple[str, str]]:
+def _tokens_in(setting: str, content: bytes) -> list[tuple[str, str]]:
     """Raises `ConfigError`, which names the line and shows nothing of it."""
     found: list[tuple[str, str]] = []
     for number, line in enumerate(content.decode("latin-1").splitlines(), 1):
@@ -148,10 +151,10 @@ def _tokens_in(content: bytes) -> list[tuple[str, str]]:
             continue
         problem = _problem_of(words, [token for _, token in found])
         if problem:
-            raise ConfigError(setting="http-tokens", problem=f"line {number} {problem}")
+            raise ConfigError(setting=setting, problem=f"line {number} {problem}")
         found.append((words[0], words[1]))
     if not found:
-        raise ConfigError(setting="http-tokens", problem="there is no token in it: give lines like `read TOKEN`")
+        raise ConfigError(setting=setting, problem="there is no token in it: give lines like `read TOKEN`")
     return found
 
 
