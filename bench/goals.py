@@ -452,6 +452,14 @@ GOALS: Sequence[Goal] = (
         unit="ms",
     ),
     Goal(
+        name="/ready while 1,100 half requests and twelve uploads of 60 MB stall, on a connection that is kept: worst",
+        gives="Whoever attacks the port has no load balancer take the node out.",
+        of="attacked",
+        figure="a node, kept connection worst ms",
+        at_most=50,
+        unit="ms",
+    ),
+    Goal(
         name="how long a read waits for other threads of its node while something large goes on: the worst",
         gives="No page is late because the node restores, publishes, verifies or takes in 80 MB.",
         of="http",

@@ -50,6 +50,7 @@ from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
+from ..web.pieces import Pieces
 from ..web.requests import (
     SENT_KEY,
     drop_body,
@@ -59,6 +60,7 @@ from ..web.requests import (
     path_id,
     query_integer,
     read_body,
+    read_pieces,
     sent_ack,
     sent_key,
     sent_tag,
@@ -255,11 +257,11 @@ class RegistryApi:
         if "idempotency-key" in request.headers:
             await drop_body(request)
             raise Refusal(400, "invalid_header", KEYED_DOCUMENT, field="Idempotency-Key")
-        body = await read_body(request, DOCUMENT_BYTES_MAX)
+        body = await read_pieces(request, DOCUMENT_BYTES_MAX)
         asked = _Replacement.asked_for(request)
         return await self._pools.replacements.on_thread(lambda: self._replaced(body, asked))
 
-    def _replaced(self, body: bytearray, asked: _Replacement) -> Response:
+    def _replaced(self, body: Pieces, asked: _Replacement) -> Response:
         # Nothing of the document stays: the node builds its state of what was encoded, and freezes that.
         document, collector = None, HeldCollector(freezes=False)
         if len(body) >= HOLD_COLLECTOR_FROM_BYTES:

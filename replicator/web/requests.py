@@ -16,7 +16,8 @@ from ..runtime.gil import Turns
 from .failures import Refusal
 from .head import POSITION
 from .idempotency import idempotency_key
-from .thread_pools import Full, Place
+from .pieces import Pieces
+from .thread_pools import Place
 
 __all__ = [
     "PLACE",
@@ -28,6 +29,7 @@ __all__ = [
     "path_id",
     "query_integer",
     "read_body",
+    "read_pieces",
     "sent_ack",
     "sent_key",
     "sent_tag",
@@ -52,34 +54,40 @@ TAG = re.compile(rf'(?:W/)?"({POSITION.pattern})"|({POSITION.pattern})')
 
 
 async def read_body(request: Request, bytes_max: int) -> bytearray:
+    """The body of a megabyte or so at the most. Raises what `read_pieces` does."""
+    return (await read_pieces(request, bytes_max)).joined()
+
+
+async def read_pieces(request: Request, bytes_max: int) -> Pieces:
     """The body. Raises Refusal if it is longer than `bytes_max`, of which no more than that is held in memory.
 
-    Raises `Full` if it finds no room beside the bodies of others.
+    Raises `Full` if it finds no room beside the bodies of others, and `ClientDisconnect`. What was read is free then.
     """
+    body = Pieces()
+    try:
+        await _read_into(body, request, bytes_max)
+    except Exception:
+        await body.drop()
+        raise
+    return body
+
+
+async def _read_into(body: Pieces, request: Request, bytes_max: int) -> None:
     place: Place | None = request.scope.get(PLACE)
-    body, fits = bytearray(), (integer(request.headers.get("content-length", "0")) or 0) <= bytes_max
+    fits = (integer(request.headers.get("content-length", "0")) or 0) <= bytes_max
     if fits:
         async for chunk in request.stream():
             fits = fits and len(body) + len(chunk) <= bytes_max
             if fits and place is not None:
-                _take(place, len(chunk), body)
+                place.take(len(chunk))
             if fits:
-                body += chunk
+                body.take(chunk)
             else:
-                body.clear()
+                await body.drop()
     else:
         await drop_body(request)
     if not fits:
         raise Refusal(413, "too_large", f"the body must be at most {bytes_max} bytes; send less", field="body")
-    return body
-
-
-def _take(place: Place, count: int, body: bytearray) -> None:
-    try:
-        place.take(count)
-    except Full:
-        body.clear()  # its error is held while the rest is dropped
-        raise
 
 
 async def drop_body(request: Request) -> None:
@@ -101,10 +109,13 @@ def parsed(body: bytearray) -> Any:
     return _parsed(body, orjson.loads)
 
 
-def parsed_in_slices(body: bytearray) -> Any:
-    """The JSON value of a body of any size, on a thread: it pauses again and again, and others go on meanwhile."""
+def parsed_in_slices(body: Pieces) -> Any:
+    """The JSON value of a body of any size, on a thread: it pauses again and again, and others go on meanwhile.
+
+    The pieces are gone then.
+    """
     turns = Turns()
-    return _parsed(body, lambda it: large_json.loads(it, turns.pause))
+    return _parsed(body.joined(turns.pause), lambda it: large_json.loads(it, turns.pause))
 
 
 def _parsed(body: bytearray, decode: Callable[[bytearray], Any]) -> Any:

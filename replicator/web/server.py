@@ -18,6 +18,7 @@ import threading
 from functools import partial
 from types import TracebackType
 
+import anyio.lowlevel
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -161,6 +162,8 @@ class _Announcing(uvicorn.Server):
         config.ssl = None if certificate is None else certificate.context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # So that what anyio imports for its first call is there: the first request would wait for that, and all others.
+        await anyio.lowlevel.checkpoint()
         await super().startup(sockets=sockets)
         self.settled.set()
 

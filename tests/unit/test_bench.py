@@ -24,6 +24,7 @@ from bench import (
     append,
     applied,
     archive,
+    attacked,
     bare,
     binaries,
     failover,
@@ -443,6 +444,17 @@ def test_probes(setting: Setting) -> None:
     figures = _figures("probes", probes.measure(setting, probes.Sizes(rounds=1, seconds=0.2)))
     for case in (probes.ALONE, probes.HANGS, probes.PACED, probes.CLOSED, probes.INSIDE, probes.INSIDE_HANGS):
         assert 0 < figures[f"{case} p50 ms"] <= figures[f"{case} p99 ms"]
+
+
+def test_a_port_that_is_attacked(setting: Setting) -> None:
+    report = attacked.measure(setting, attacked.Sizes(rounds=1, seconds=0.5, halves=20, uploads=1))
+    figures = _figures("attacked", report)
+    assert not report.wrong
+    for server in (attacked.OURS, attacked.BARE):
+        for way in (attacked.KEPT, attacked.NEW):
+            case = f"{server}, {way}"
+            assert 0 < figures[f"{case} p50 ms"] <= figures[f"{case} p99 ms"] <= figures[f"{case} worst ms"]
+            assert 0 <= figures[f"{case} late %"] <= 100
 
 
 def test_middleware(setting: Setting) -> None:

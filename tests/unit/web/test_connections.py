@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -382,3 +384,25 @@ def test_a_node_has_its_descriptors_back(site: Site, monkeypatch: pytest.MonkeyP
         for half in halves:
             half.close()
         eventually(lambda: held_by(web) == 0)
+
+
+def test_what_has_ended_leaves_nothing_for_a_collector(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it looks at a thousand connections that end together in one go, and nobody is answered meanwhile."""
+    made: list[weakref.ref[Any]] = []
+    connection_made = connections.LimitedProtocol.connection_made
+
+    def noted(protocol: connections.LimitedProtocol, transport: Any) -> None:
+        made.extend((weakref.ref(protocol), weakref.ref(transport)))
+        connection_made(protocol, transport)
+
+    monkeypatch.setattr(connections.LimitedProtocol, "connection_made", noted)
+    with served(site, monkeypatch) as web:
+        gc.disable()
+        try:
+            held = [connected(web, HALF), connected(web), connected(web, POST + b"Content-Length: 9\r\n\r\n1")]
+            eventually(lambda: held_by(web) == 3)
+            for each in held:
+                each.close()
+            eventually(lambda: len(made) == 6 and not any(one() for one in made))
+        finally:
+            gc.enable()
