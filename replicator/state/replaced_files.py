@@ -139,15 +139,17 @@ def copied(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """What the system says, as a `StateError`."""
+def explained(path: Path, below: str = "") -> Iterator[None]:
+    """What the system says of it, or of what is below it, as a `StateError`."""
     try:
         yield
     except FileNotFoundError as error:
+        path /= below
         missing = Path(error.filename or path)
         what = "there is no such file" if missing.parent.is_dir() else f"there is no directory {missing.parent}"
         raise StateError(path=path, problem=what) from error
     except OSError as error:
+        path /= below
         problem = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             problem += f" ({disk.free_mb(path)}); it is what it was"

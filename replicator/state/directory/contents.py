@@ -18,6 +18,7 @@ from typing import NamedTuple
 from replicator.storage import disk
 
 from ..file_stamps import COARSE_TICK_S, FINE_TICK_S, Stamp
+from ..replaced_files import explained
 
 __all__ = ["PIECE_BYTES", "Index", "Read", "Stage", "digest_of", "is_old", "pieces_of", "read_from"]
 
@@ -117,9 +118,11 @@ class Stage:
     """Copies of contents, in a file without a name. They stay what they were, whatever becomes of the files."""
 
     def __init__(self, directory: Path | None) -> None:
-        if directory is not None:
-            disk.make_directory(directory)
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  # it ends with this object
+        self._where = directory or Path(tempfile.gettempdir())
+        with explained(self._where):
+            if directory is not None:
+                disk.make_directory(directory)
+            self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  # it ends with this object
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
 
@@ -138,9 +141,10 @@ class Stage:
 
     def _write(self, data: bytes, at: int) -> int:
         left = memoryview(data)
-        while left:
-            written = os.pwrite(self._file.fileno(), left, at)
-            left, at = left[written:], at + written
+        with explained(self._where):  # and not as if the file that is read were to blame
+            while left:
+                written = os.pwrite(self._file.fileno(), left, at)
+                left, at = left[written:], at + written
         return at
 
     def _put(self, digest: str, start: int, size: int) -> None:

@@ -27,7 +27,8 @@ from ..file_stamps import Stamp
 from ..replaced_files import explained
 from .contents import Index, Stage, pieces_of, read_from
 from .databases import Copied, Databases
-from .manifest import DATABASE, DIRECTORY, FILE, Entry, contents_of, kept_mode, manifest_pieces, parts_of
+from .descent import Descent
+from .manifest import DATABASE, DIRECTORY, FILE, Entry, contents_of, in_order, kept_mode, manifest_pieces
 from .tree import Found, Tree
 
 __all__ = ["Cut", "Cutting", "entry_of", "looks_of"]
@@ -78,29 +79,32 @@ class Cut:
     def pieces(self) -> Iterator[bytes]:
         """As `manifest.py` says. Raises `StateChanged`."""
         yield from manifest_pieces(self.entries)
-        for digest, _ in contents_of(self.entries):
-            if digest in self._databases:
-                yield from self._databases[digest].pieces()
-            elif digest in self._stage:
-                yield from self._stage.pieces(digest)
-            else:
-                yield from self._read(*self.left[digest])
+        with self._tree.descent() as way:
+            for digest, _ in contents_of(self.entries):
+                if digest in self._databases:
+                    yield from self._databases[digest].pieces()
+                elif digest in self._stage:
+                    yield from self._stage.pieces(digest)
+                else:
+                    yield from self._read(way, *self.left[digest])
 
-    def _read(self, path: str, stamp: Stamp) -> Iterator[bytes]:
-        where = self._tree.path / path
-        with explained(where), self._tree.root() as root:
+    def _read(self, way: Descent, path: str, stamp: Stamp) -> Iterator[bytes]:
+        with explained(self._tree.path, path):
             try:
-                descriptor = self._tree.open(root, path)
+                descriptor = way.open(path)
             except (FileNotFoundError, NotADirectoryError):
-                raise StateChanged(path=where) from None
+                raise self._changed(path) from None
         try:
             if _stamp_of(descriptor) != stamp:
-                raise StateChanged(path=where)
+                raise self._changed(path)
             yield from pieces_of(descriptor)
             if _stamp_of(descriptor) != stamp:
-                raise StateChanged(path=where)
+                raise self._changed(path)
         finally:
             os.close(descriptor)
+
+    def _changed(self, path: str) -> StateChanged:
+        return StateChanged(path=self._tree.path / path)
 
     def close(self) -> None:
         """It is drawn, or not wanted."""
@@ -172,20 +176,20 @@ class Cutting:
     def _read(self, found: dict[str, Found], stage: Stage) -> dict[str, str] | str:
         """The digests of all files; of those that look new, a copy. Or which of them changed meanwhile."""
         digests: dict[str, str] = {}
-        with self._tree.root() as root:
+        with self._tree.descent() as way:
             for path, each in found.items():
                 if each.kind != FILE:
                     continue
                 digest = self._index.get(path, each.stat)
-                if digest is None and (digest := self._read_one(root, path, each.stat, stage)) is None:
+                if digest is None and (digest := self._read_one(way, path, each.stat, stage)) is None:
                     return path
                 digests[path] = digest
         self._index.keep_only(found)
         return digests
 
-    def _read_one(self, root: int, path: str, about: os.stat_result, stage: Stage) -> str | None:
-        with explained(self._tree.path / path), suppress(FileNotFoundError, NotADirectoryError):
-            descriptor = self._tree.open(root, path)
+    def _read_one(self, way: Descent, path: str, about: os.stat_result, stage: Stage) -> str | None:
+        with explained(self._tree.path, path), suppress(FileNotFoundError, NotADirectoryError):
+            descriptor = way.open(path)
             try:
                 self._look_for_database(descriptor, path)
                 read = read_from(descriptor, stage)
@@ -210,7 +214,7 @@ class Cutting:
     ) -> Cut:
         entries = []
         left: dict[str, tuple[str, Stamp]] = {}
-        for path, each in sorted(found.items(), key=lambda item: parts_of(item[0])):
+        for path, each in sorted(found.items(), key=lambda item: in_order(item[0])):
             if each.kind == FILE:
                 entries.append(entry_of(path, each, digests[path], each.stat.st_size))
                 left.setdefault(digests[path], (path, Stamp.of(each.stat)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from replicator.errors import StateError, StateInUse
+from replicator.storage import disk
 
 from ..sqlite import SQLiteState, pieces_of
 from .contents import digest_of, new_hash
@@ -57,7 +58,7 @@ class Pinned:
     def _copied(self, path: str, source: sqlite3.Connection) -> Copied:
         with tempfile.TemporaryDirectory(dir=self._stage, prefix=_CUT) as directory:
             copy = Path(directory) / "copy"
-            with _translated(self._root / path), closing(sqlite3.connect(copy)) as target:
+            with _translated(self._root / path, copy), closing(sqlite3.connect(copy)) as target:
                 # It is read once, here, and removed.
                 target.execute("PRAGMA journal_mode = OFF")
                 target.execute("PRAGMA synchronous = OFF")
@@ -154,13 +155,18 @@ def _some(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translated(path: Path, copy: Path | None = None) -> Iterator[None]:
+    """`copy`: what is written; if that cannot be done, it is not the fault of the database at `path`."""
     try:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StateInUse(path=path) from error
+        if copy is not None and code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN):
+            where = copy.parent.parent
+            problem = f"no copy of {path} can be made there: {error} ({disk.free_mb(where)})"
+            raise StateError(path=where, problem=problem) from error
         raise StateError(path=path, problem=str(error)) from error
     except OSError as error:
         raise StateError(path=path, problem=error.strerror or str(error)) from error

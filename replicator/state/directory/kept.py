@@ -14,6 +14,7 @@ from replicator.storage import disk
 from ..replaced_files import asides, copied, explained, unused
 from .contents import digest_of, pieces_of
 from .databases import Databases
+from .descent import Descent
 from .manifest import DATABASE, LINK
 from .tree import Found, Tree
 
@@ -29,9 +30,9 @@ class Aside:
         self.path: Path | None = None
         self._made: list[Path] = []
 
-    def keep(self, root: int, path: str, found: Found) -> None:
+    def keep(self, way: Descent, path: str, found: Found) -> None:
         """Put a file, database or link there. Raises `StateError`."""
-        with explained(self._tree.path / path):
+        with explained(self._tree.path, path):
             if self.path is None:
                 self.path = unused(self._tree.path)
                 self._make(self.path)
@@ -44,19 +45,18 @@ class Aside:
             elif found.kind == DATABASE and self._databases.digest(path):
                 _write(target, self._databases.state(path).snapshot(), found)
             else:
-                self._link(root, path, target)
+                self._link(way, path, target)
 
     def _make(self, directory: Path) -> None:
         directory.mkdir(mode=0o700)
         self._made.append(directory)
 
-    def _link(self, root: int, path: str, target: Path) -> None:
+    def _link(self, way: Descent, path: str, target: Path) -> None:
         above, _, name = path.rpartition("/")
         try:
-            with self._tree.directory(root, above) as directory:
-                os.link(name, target, src_dir_fd=directory, follow_symlinks=False)
+            os.link(name, target, src_dir_fd=way.directory(above), follow_symlinks=False)
         except OSError:  # a file system without hard links, or another one
-            descriptor = self._tree.open(root, path)
+            descriptor = way.open(path)
             try:
                 copied(Path(f"/dev/fd/{descriptor}"), target)
             finally:

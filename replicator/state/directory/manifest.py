@@ -36,10 +36,10 @@ __all__ = [
     "Content",
     "Entry",
     "contents_of",
+    "in_order",
     "kept_mode",
     "leads_out",
     "manifest_pieces",
-    "parts_of",
     "read_manifest",
 ]
 
@@ -113,16 +113,16 @@ def contents_of(entries: Iterable[Entry]) -> list[Content]:
     return list(dict.fromkeys(Content(each.digest, each.size) for each in entries if each.has_content and each.size))
 
 
-def parts_of(path: str) -> tuple[str, ...]:
-    """By which paths are sorted."""
-    return tuple(path.split("/"))
+def in_order(path: str) -> str:
+    """By which paths are sorted: part by part, since no part has a character that is less."""
+    return path.replace("/", "\0")
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def manifest_pieces(entries: Iterable[Entry]) -> Iterator[bytes]:
-    """The pieces of the manifest of these entries, which are in order (`parts_of`), with the empty one at the end."""
+    """The pieces of the manifest of these entries, which are in order (`in_order`), with the empty one at the end."""
     held, size = [_HEAD], len(_HEAD)
     for entry in entries:
         line = entry.to_json()
@@ -148,13 +148,15 @@ def read_manifest(pieces: Iterator[bytes]) -> list[Entry]:
         raise BadManifest("it is no directory, or one in a format that is not known here: update replicator")
     for line in lines:
         entry = _entry(line)
-        if entries and parts_of(entry.path) <= parts_of(entries[-1].path):
+        if entries and in_order(entry.path) <= in_order(entries[-1].path):
             raise BadManifest(f"{entry.path!a} is out of order, or there twice")
         above = entry.path.rpartition("/")[0]
         if above and kinds.get(above) != DIRECTORY:
             raise BadManifest(f"{entry.path!a} is in something that is no directory")
         kinds[entry.path] = entry.kind
         entries.append(entry)
+    if not entries:
+        raise BadManifest("it names nothing, and no node publishes an empty directory")
     return entries
 
 

@@ -9,6 +9,7 @@ from replicator.errors import StateChanged
 from ..replaced_files import explained
 from .contents import Index, read_from
 from .databases import Databases
+from .descent import Descent
 from .manifest import DATABASE, DIRECTORY, FILE, LINK, Entry
 from .tree import Found, Tree
 
@@ -16,10 +17,11 @@ __all__ = ["Present"]
 
 
 class Present:
-    """A look at it. A content is read when it is asked for, unless the index or SQLite says what it is."""
+    """A look at it, by this way. A content is read when it is asked for, unless the index or SQLite says what it is."""
 
-    def __init__(self, tree: Tree, index: Index, databases: Databases) -> None:
+    def __init__(self, tree: Tree, way: Descent, index: Index, databases: Databases) -> None:
         self._tree = tree
+        self._way = way
         self._index = index
         self._databases = databases
         self.found = tree.scan()
@@ -40,8 +42,8 @@ class Present:
         digest = self._index.get(path, found.stat)
         if digest is not None:
             return digest
-        with explained(self._tree.path / path), self._tree.root() as root:
-            descriptor = self._tree.open(root, path)
+        with explained(self._tree.path, path):
+            descriptor = self._way.open(path)
             try:
                 read = read_from(descriptor)
             finally:

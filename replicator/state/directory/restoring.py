@@ -31,9 +31,10 @@ from replicator.storage import disk
 from ..replaced_files import explained
 from .contents import Index, pieces_of
 from .databases import Databases
+from .descent import Descent
 from .drafts import Drafts, is_torn
 from .kept import Aside, is_kept
-from .manifest import DATABASE, DIRECTORY, FILE, LINK, BadManifest, Content, Entry, contents_of, kept_mode, parts_of
+from .manifest import DATABASE, DIRECTORY, FILE, LINK, BadManifest, Content, Entry, contents_of, in_order, kept_mode
 from .manifest import read_manifest as read
 from .patterns import SIDE_FILES
 from .present import Present
@@ -68,8 +69,8 @@ class Restoring:
         entries = self._manifest(chain([first], drawn))
         with explained(self._tree.path):
             disk.make_directory(self._tree.path)
-        present = self._present()
-        wanted = Counter(each.digest for each in entries if each.has_content and not present.is_equal(each))
+        with self._present() as present:
+            wanted = Counter(each.digest for each in entries if each.has_content and not present.is_equal(each))
         with Drafts(self._tree.path, wanted) as drafts:
             for content in contents_of(entries):
                 mine = self._content(drawn, content.size)
@@ -80,10 +81,13 @@ class Restoring:
             for _ in drawn:
                 raise StateError(path=self._tree.path, problem="the group has more than its manifest says")
             swap = Swap(self._tree, self._databases, drafts, self._known, insisting=insisting)
-            swap.swap(entries, self._present(), self._tell)
+            with self._present() as present:
+                swap.swap(entries, present, self._tell)
 
-    def _present(self) -> Present:
-        return Present(self._tree, self._index, self._databases)
+    @contextmanager
+    def _present(self) -> Iterator[Present]:
+        with self._tree.descent() as way:
+            yield Present(self._tree, way, self._index, self._databases)
 
     def _manifest(self, pieces: Iterator[Any]) -> list[Entry]:
         try:
@@ -132,10 +136,9 @@ class Swap:
         if changed or gone or dressed or is_torn(self._tree.path):
             with explained(self._tree.path):
                 self._drafts.mark()
-                with self._tree.root() as root:
-                    self._write(root, changed, gone, present)
-                    self._dress(root, entries, dressed)
-                    self._sync(root)
+                self._write(changed, gone, present)
+                self._dress(entries, dressed)
+                self._sync()
                 self._drafts.unmark()
         self._known.clear()
         self._known.update({entry.path: entry.identity for entry in entries if entry.kind != DIRECTORY})
@@ -149,58 +152,68 @@ class Swap:
     def _keep(self, changed: list[Entry], gone: list[str], present: Present) -> Path | None:
         lost = {entry.path for entry in changed if entry.path in present.found} | set(gone)
         aside = Aside(self._tree, self._databases)
-        with self._tree.root() as root:
-            for path in sorted(lost, key=parts_of):
+        with self._tree.descent() as way:
+            for path in sorted(lost, key=in_order):
                 found = present.found[path]
                 if found.kind == DIRECTORY:
                     if path.rpartition("/")[0] not in lost:
-                        self._keep_left_out(root, path, present, aside)
+                        self._keep_left_out(way, path, present, aside)
                 elif self._is_to_be_kept(path, present.identity(path)):
-                    aside.keep(root, path, found)
+                    aside.keep(way, path, found)
         return aside.end()
 
     def _is_to_be_kept(self, path: str, identity: tuple[str, str]) -> bool:
         return self._known.get(path) != identity and not is_kept(self._tree.path, path, identity)
 
-    def _keep_left_out(self, root: int, directory: str, present: Present, aside: Aside) -> None:
+    def _keep_left_out(self, way: Descent, directory: str, present: Present, aside: Aside) -> None:
         """What was left out of the directory until now goes with it."""
         for path, found in Tree(self._tree.path).scan(directory).items():
             # What was looked at is kept by itself, or need not be.
             looked_at = {path, *(path.removesuffix(end) for end in SIDE_FILES)}
             if found.kind != DIRECTORY and not looked_at & present.found.keys():
-                aside.keep(root, path, found)
+                aside.keep(way, path, found)
 
     # --- writing ---
 
-    def _write(self, root: int, changed: list[Entry], gone: list[str], present: Present) -> None:
-        for entry in changed:
-            found = present.found.get(entry.path)
-            if found is not None and (DIRECTORY in (found.kind, entry.kind)):
-                self._remove(root, entry.path, found)
-        # A database last: what it refers to is there by then.
-        for kind in (DIRECTORY, FILE, LINK, DATABASE):
-            for entry in changed:
-                if entry.kind == kind:
-                    with explained(self._tree.path / entry.path):
-                        self._put(root, entry)
-                    self._known[entry.path] = entry.identity
-        for path in sorted(gone, key=parts_of, reverse=True):
-            self._remove(root, path, present.found[path])
+    def _write(self, changed: list[Entry], gone: list[str], present: Present) -> None:
+        """In three passes: in none of them does a directory take the place of another one."""
+        with self._tree.descent() as way:
+            for path in self._in_the_way(changed, gone, present):
+                self._remove(way, path, present.found[path])
+        with self._tree.descent() as way:
+            # A database last: what it refers to is there by then.
+            for kind in (DIRECTORY, FILE, LINK, DATABASE):
+                for entry in changed:
+                    if entry.kind == kind:
+                        with explained(self._tree.path, entry.path):
+                            self._put(way, entry)
+                        self._known[entry.path] = entry.identity
+        with self._tree.descent() as way:
+            for path in sorted(gone, key=in_order, reverse=True):
+                self._remove(way, path, present.found[path])
 
-    @contextmanager
-    def _above(self, root: int, path: str) -> Iterator[tuple[int, str]]:
+    def _in_the_way(self, changed: list[Entry], gone: list[str], present: Present) -> list[str]:
+        """What has to be removed before anything can be put there, from below."""
+        there = [entry for entry in changed if entry.path in present.found]
+        turned = {each.path for each in there if DIRECTORY in (each.kind, present.found[each.path].kind)}
+        found: dict[str, None] = {}
+        for path in sorted([*turned, *gone], key=in_order) if turned else ():
+            if path in turned or path.rpartition("/")[0] in found:
+                found[path] = None
+        return [*reversed(found)]
+
+    def _above(self, way: Descent, path: str) -> tuple[int, str]:
         """The directory that a path is in, to be written to, and the name there."""
         above, _, name = path.rpartition("/")
-        with self._tree.directory(root, above) as directory:
-            about = os.fstat(directory)
-            if above not in self._touched and about.st_mode & 0o300 != 0o300:
-                os.fchmod(directory, 0o700)
-            self._touched.add(above)
-            yield directory, name
+        directory = way.directory(above)
+        if above not in self._touched and os.fstat(directory).st_mode & 0o300 != 0o300:
+            os.fchmod(directory, 0o700)
+        self._touched.add(above)
+        return directory, name
 
-    def _remove(self, root: int, path: str, found: Found) -> None:
-        gone = suppress(FileNotFoundError, NotADirectoryError)
-        with explained(self._tree.path / path), gone, self._above(root, path) as (directory, name):
+    def _remove(self, way: Descent, path: str, found: Found) -> None:
+        with explained(self._tree.path, path), suppress(FileNotFoundError, NotADirectoryError):
+            directory, name = self._above(way, path)
             if found.kind == DIRECTORY:
                 shutil.rmtree(name, dir_fd=directory)
                 return
@@ -208,19 +221,19 @@ class Swap:
                 with suppress(FileNotFoundError):
                     os.unlink(name + end, dir_fd=directory)
 
-    def _put(self, root: int, entry: Entry) -> None:
-        with self._above(root, entry.path) as (directory, name):
-            if entry.kind == DIRECTORY:
-                _make_way(directory, name)
-                os.mkdir(name, 0o700, dir_fd=directory)
-                self._touched.add(entry.path)
-                self._own(root, entry.path, os.fstat(directory))
-            elif entry.kind == LINK:
-                self._replace(self._drafts.link(entry.target), directory, name)
-            elif entry.kind == FILE:
-                self._put_file(entry, directory, name)
-            else:
-                self._put_database(root, entry, directory, name)
+    def _put(self, way: Descent, entry: Entry) -> None:
+        directory, name = self._above(way, entry.path)
+        if entry.kind == DIRECTORY:
+            _make_way(directory, name)
+            os.mkdir(name, 0o700, dir_fd=directory)
+            self._touched.add(entry.path)
+            self._own(way, entry.path, os.fstat(directory))
+        elif entry.kind == LINK:
+            self._replace(self._drafts.link(entry.target), directory, name)
+        elif entry.kind == FILE:
+            self._put_file(entry, directory, name)
+        else:
+            self._put_database(way, entry, directory, name)
 
     def _replace(self, draft: str, directory: int, name: str) -> None:
         os.replace(draft, name, src_dir_fd=self._drafts.descriptor, dst_dir_fd=directory)
@@ -241,7 +254,7 @@ class Swap:
             os.close(descriptor)
         self._replace(draft, directory, name)
 
-    def _put_database(self, root: int, entry: Entry, directory: int, name: str) -> None:
+    def _put_database(self, way: Descent, entry: Entry, directory: int, name: str) -> None:
         _make_way(directory, name)  # SQLite would follow a link
         like = _like(directory, name)
         _, descriptor = self._draft(entry)
@@ -249,35 +262,37 @@ class Swap:
             self._databases.put(entry.path, pieces_of(descriptor), insisting=self._insisting)
         finally:
             os.close(descriptor)
-        self._own(root, entry.path, like)
-        self._set_mode(root, entry)
+        self._own(way, entry.path, like)
+        self._set_mode(way, entry)
 
-    def _own(self, root: int, path: str, like: os.stat_result) -> None:
-        descriptor = self._tree.any(root, path)
+    def _own(self, way: Descent, path: str, like: os.stat_result) -> None:
+        descriptor = way.any(path)
         try:
             with suppress(PermissionError):
                 os.fchown(descriptor, like.st_uid, like.st_gid)
         finally:
             os.close(descriptor)
 
-    def _dress(self, root: int, entries: list[Entry], dressed: list[Entry]) -> None:
+    def _dress(self, entries: list[Entry], dressed: list[Entry]) -> None:
         """Modes, those of directories from below: one may be closed to those who write."""
         touched = [entry for entry in entries if entry.kind == DIRECTORY and entry.path in self._touched]
         every = {entry.path: entry for entry in (*dressed, *touched)}
-        for path in sorted(every, key=parts_of, reverse=True):
-            self._set_mode(root, every[path])
+        with self._tree.descent() as way:
+            for path in sorted(every, key=in_order, reverse=True):
+                self._set_mode(way, every[path])
 
-    def _set_mode(self, root: int, entry: Entry) -> None:
-        descriptor = self._tree.any(root, entry.path)
+    def _set_mode(self, way: Descent, entry: Entry) -> None:
+        descriptor = way.any(entry.path)
         try:
             os.fchmod(descriptor, entry.mode)
         finally:
             os.close(descriptor)
 
-    def _sync(self, root: int) -> None:
-        for path in self._touched:
-            with suppress(FileNotFoundError, NotADirectoryError), self._tree.directory(root, path) as directory:
-                disk.sync_descriptor(directory)
+    def _sync(self) -> None:
+        with self._tree.descent() as way:
+            for path in sorted(self._touched, key=in_order):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    disk.sync_descriptor(way.directory(path))
 
 
 def _like(directory: int, name: str) -> os.stat_result:

@@ -15,7 +15,8 @@ restored nor what was published, is kept in the directory `PATH.replaced-<UTC ti
 
 Not replicated: owners, times, extended attributes; sockets, fifos and devices, and links that lead out of the directory
 (`state.skipped` names them). Hard links are files that have the same content. An empty directory is never published:
-it is one whose file system is not mounted, and all nodes would remove what they have.
+it is one whose file system is not mounted, and all nodes would remove what they have. Nor is one that was mounted once,
+and is not (`mount.py`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from .cut import Cut, Cutting
 from .databases import Databases
 from .drafts import is_torn
 from .manifest import DATABASE, DIRECTORY
+from .mount import MountPoint
 from .patterns import Patterns
 from .restoring import Known, Restoring
 from .tree import Found, Tree
@@ -76,6 +78,7 @@ class DirectoryState:
         real, stage = Path(os.path.realpath(path)), None if stage is None else Path(stage)
         self._tree = Tree(real, excluded=excluded, databases=named)
         self._databases = Databases(real, busy_s=BUSY_S, stage=stage)
+        self._mount = MountPoint(real, stage)
         self._index = Index()
         self._cutting = Cutting(
             self._tree, self._index, self._databases, still_s=still_s, patience_s=PATIENCE_S, stage=stage
@@ -100,6 +103,7 @@ class DirectoryState:
         return self._watch.look([newest], (repr([*map(_look, found.items())]).encode(),)), databases
 
     def _check(self, *, has_entries: bool) -> None:
+        self._mount.check()
         if is_torn(self.path):
             raise StateError(path=self.path, problem="a restore of it broke off: it is to be restored again")
         if not has_entries:
@@ -109,8 +113,8 @@ class DirectoryState:
     # --- what a node asks for ---
 
     def survived(self) -> bool:
-        """Whether it is there, with something in it, and is what its program left."""
-        if not survived(self.path) or is_torn(self.path):
+        """Whether it is there, with something in it and all that was mounted, and is what its program left."""
+        if not survived(self.path) or is_torn(self.path) or self._mount.is_lost:
             return False
         try:
             return bool(self._tree.scan())
@@ -146,6 +150,7 @@ class DirectoryState:
         self._restore(pieces, insisting=True)
 
     def _restore(self, pieces: Iterable[Any], *, insisting: bool) -> None:
+        self._mount.check()
         restoring = Restoring(self._tree, self._index, self._databases, self._known, self.kept.keep)
         restoring.restore(pieces, insisting=insisting)
         self.kept.has_published = self.kept.is_new = False

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,10 @@ import pytest
 from replicator import ConfigError, StateChanged, StateError
 from replicator.state.directory import DirectoryState, contents, cut, databases, state
 from replicator.state.file_stamps import FINE_TICK_S, Stamp
+from replicator.storage import disk
+from tests.support import small_disk
 from tests.support.kv import PATIENCE_S, Group, eventually
+from tests.support.needs import needs
 
 
 @pytest.fixture
@@ -246,6 +250,66 @@ def test_an_empty_directory_is_never_published_and_counts_as_gone(ours: Path, tm
         missing.snapshot()
 
 
+def test_one_whose_file_system_is_not_mounted_any_more_is_neither_published_nor_written(
+    ours: Path, theirs: Path, tmp_path: Path
+) -> None:
+    needs(small_disk.can_mount(), "the right to mount a tmpfs")
+    kept = tmp_path / "kept"
+    small_disk.mount(ours, 1_000_000)
+    try:
+        put(ours, a="1", b="2")
+        one = DirectoryState(ours, stage=kept)
+        pieces = [*one.snapshot()]
+    finally:
+        small_disk.unmount(ours)
+    # when a program begins anew in what is there then, as the same process sees it, and one that was started since
+    put(ours, b="of a program that found nothing")
+    for each in (one, DirectoryState(ours, stage=kept)):
+        assert not each.survived()
+        for ask in (each.seen, lambda each=each: [*each.snapshot()], lambda each=each: each.restore(iter(pieces))):
+            with pytest.raises(StateError, match="its file system was mounted there, and is not any more: mount it"):
+                ask()
+    assert inside(ours) == {"b": (0o644, b"of a program that found nothing")}
+    # what is mounted there again counts, and so does what is there after the operator has said so
+    small_disk.mount(ours, 1_000_000)
+    try:
+        one.restore(iter(pieces))
+        assert sorted(inside(ours)) == ["a", "b"]
+    finally:
+        small_disk.unmount(ours)
+    (kept / "directory.mounted").unlink()
+    assert DirectoryState(ours, stage=kept).survived()
+
+
+def test_a_disk_that_is_full_is_named_and_not_what_was_read(ours: Path, tmp_path: Path) -> None:
+    needs(small_disk.can_mount(), "the right to mount a tmpfs")
+    small = tmp_path / "small"
+    small.mkdir()
+    small_disk.mount(small, 400_000)
+    try:
+        with closing(sqlite3.connect(ours / "x.db")) as db, db:
+            db.execute("CREATE TABLE t AS SELECT randomblob(500000) AS n")
+        one, plain = (DirectoryState(ours, with_sqlite=["*.db"], stage=stage) for stage in (small / "stage", None))
+        with pytest.raises(StateError, match=r"small/stage cannot be used: no copy of .*/x\.db can be made there"):
+            [*one.snapshot()]
+        other = DirectoryState(small / "theirs", with_sqlite=["*.db"])
+        with pytest.raises(StateError, match=r"small/theirs cannot be used: No space left on device"):
+            other.restore(plain.snapshot())
+        (ours / "x.db").unlink()
+        (ours / "large").write_bytes(os.urandom(500_000))
+        with pytest.raises(StateError, match=r"small/stage cannot be used: No space left on device"):
+            [*one.snapshot()]
+        with pytest.raises(StateError, match=r"small/theirs cannot be used: No space left on device"):
+            other.restore(plain.snapshot())
+        # nothing of all that is left there, and once there is room, it goes on
+        assert [*(small / "theirs").iterdir(), *(small / "stage").iterdir()] == []
+        (ours / "large").write_bytes(b"small")
+        other.restore(one.snapshot())
+        assert inside(small / "theirs") == inside(ours)
+    finally:
+        small_disk.unmount(small)
+
+
 @pytest.mark.parametrize("glob", ["", "/", "a\0b"])
 def test_a_pattern_of_nothing_is_refused(ours: Path, glob: str) -> None:
     with pytest.raises(ConfigError, match="exclude"):
@@ -261,6 +325,41 @@ def test_nodes_with_other_options_are_told(ours: Path, theirs: Path) -> None:
         with pytest.raises(StateError, match="give all nodes the same options"):
             DirectoryState(theirs, **options).restore(iter(plain))
     assert not theirs.exists()
+
+
+def test_a_tree_that_is_deeper_than_python_goes_costs_what_is_in_it(
+    ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep, opened, real = 1010, [0], os.open
+
+    def counted(*args: Any, **options: Any) -> int:
+        opened[0] += 1
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, "open", counted)
+    monkeypatch.setattr(disk, "sync_descriptor", lambda descriptor: None)
+    one, two = DirectoryState(ours), DirectoryState(theirs)
+    try:
+        above = real(ours, os.O_RDONLY)
+        for _ in range(deep):
+            os.mkdir("d", dir_fd=above)
+            os.close(real("f", os.O_CREAT | os.O_WRONLY, dir_fd=above))
+            below = real("d", os.O_RDONLY, dir_fd=above)
+            os.close(above)
+            above = below
+        os.close(above)
+        opened[0] = 0
+        two.restore(one.snapshot())
+        now, there = DirectoryState(theirs)._tree.scan(), one._tree.scan()
+        assert (len(now), now.keys()) == (2 * deep, there.keys())
+        assert opened[0] < 50 * deep
+        # and it can be removed: by a file that takes its place
+        subprocess.run(["rm", "-rf", ours / "d"], check=True)
+        put(ours, d="a file")
+        two.restore(one.snapshot())
+        assert (theirs / "d").read_text() == "a file"
+    finally:
+        subprocess.run(["rm", "-rf", ours, theirs], check=True)  # Python's own goes no deeper than 1000
 
 
 # --- what is left out ---
@@ -387,11 +486,10 @@ def test_nothing_is_written_through_a_link_that_somebody_put_there(ours: Path, t
     (theirs / "d/f").unlink()
     (theirs / "d/f").symlink_to(elsewhere / "f")
     (theirs / "way").symlink_to(elsewhere)
-    tree = state.Tree(theirs)
-    with tree.root() as root:
+    with state.Tree(theirs).descent() as way:
         for path in ("d/f", "way/f", "way"):
             with pytest.raises(OSError, match=path.rpartition("/")[2] if path == "d/f" else "way"):
-                tree.open(root, path)
+                way.open(path)
 
 
 # --- one moment ---
