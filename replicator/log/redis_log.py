@@ -143,7 +143,6 @@ class RedisLog:
         self._scripts = load_scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
-        self._append = (self._scripts["append"], self._keys[:3])
         #: What nodes read of it.
         self.streams = GroupStreams(self._keys[1], self._keys[4], self._keys[6], sealing)
         self._append = AppendRequest(self._scripts["append"], self._keys)
@@ -156,14 +155,11 @@ class RedisLog:
         self.url = self.connections.url
         #: The limit of one request; `within` makes a copy of the log with a shorter one.
         self._limit = Limit(timeout_s)
+        self.takes_s = STEPS * timeout_s
         self._finder = self.connections.finder
         self._links = self.connections.links
         self._write, self._other, self._read, self._confirm, self._renew = self._links
         self._looks = Flights(self._look, late=self._late)
-
-    @property
-    def takes_s(self) -> float:
-        return STEPS * self._limit.answer_s
 
     def within(self, until: float) -> Log:
         return self._within(until)
@@ -540,38 +536,3 @@ class RedisLog:
             return self._answered(send)
         except OutcomeUnknown as error:
             raise LogUnavailable(**error.fields) from None
-
-
-class _Appending(Asking):
-    """See `Appending`: the script, and what the log makes of its answer."""
-
-    __slots__ = ("_log",)
-
-    def __init__(self, log: RedisLog, link: Link, record: ChangeRecord, limit: Limit) -> None:
-        args: tuple[Any, ...] = (*append_args(record), b"1" if record.count else b"0", record.wants_acks)
-        script, keys = log._append
-        if record.codec == ACT:
-            act = decode_act(record.payload, record.digest, record.version, id_=str(record.id))
-            args, keys = (*args, record.version, act["by"]), log._keys[:8]
-        Asking.__init__(self, link, script, keys, args, in_run=True, limit=limit)
-        self._log = log
-
-    def receive(self) -> Reply:
-        try:
-            answer = Asking.receive(self)
-        except redis.exceptions.ResponseError as error:
-            raise self._log._failed(error) from None
-        return self._log._reply("append", answer)
-def xread(
-    reads: Sequence[tuple[RedisLog, ReadRequest]],
-    block_ms: int | None,
-    also: Sequence[tuple[bytes, str]] = (),
-) -> list[Any]:
-    """The XREAD command for these reads; empty if there is nothing to read."""
-    places = [*also, *(place for log, wants in reads for place in log.streams(wants))]
-    if not places:
-        return []
-    # BLOCK 0 would wait for ever.
-    waits = [] if block_ms is None else [b"BLOCK", max(1, block_ms)]
-    most = min((wants.most for _, wants in reads), default=1)
-    return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]
