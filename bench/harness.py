@@ -95,11 +95,18 @@ class Benchmark(Protocol):
     def measure(self, setting: Setting, sizes: Any) -> Report: ...
 
 
-def in_rounds(cases: Mapping[str, Callable[[], Any]], rounds: int, *, warm_ups: int = 1) -> dict[str, list[Any]]:
+#: So many rounds before those that count, unless a benchmark says otherwise. Tests do without: they time nothing.
+WARM_UPS = 1
+
+
+def in_rounds(
+    cases: Mapping[str, Callable[[], Any]], rounds: int, *, warm_ups: int | None = None
+) -> dict[str, list[Any]]:
     """Run every case once a round; what each gave, in the order of the rounds.
 
-    `warm_ups` rounds before them are thrown away; what starts its processes anew each time needs none.
+    `warm_ups` rounds before them are thrown away (`WARM_UPS`); what starts its processes anew each time needs none.
     """
+    warm_ups = WARM_UPS if warm_ups is None else warm_ups
     results: dict[str, list[Any]] = {name: [] for name in cases}
     names = list(cases)
     for turn in range(-warm_ups, rounds):

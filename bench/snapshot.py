@@ -72,12 +72,6 @@ WRITE_EVERY_S = 0.0003
 READ_EVERY_S = 0.001
 ASK_EVERY_S = 0.0005
 
-#: For so long they do that with nothing else going on, for comparison: about as long as a snapshot takes.
-CALM_S = 2.0
-
-#: For so long a standby is watched once it has the state: the old one is given up meanwhile.
-AFTERMATH_S = 2.0
-
 BASE, BASE_NO_GC, PUBLISHED = "one process", "one process, collector off", "published to applied"
 FELT = "with writers and readers"
 
@@ -86,6 +80,9 @@ FELT = "with writers and readers"
 class Sizes:
     rounds: int
     nodes: int
+    #: For so long they do that with nothing else going on, for comparison: about as long as a snapshot takes. And for
+    #: so long a standby is watched once it has the state: the old one is given up meanwhile.
+    calm_s: float = 2.0
 
 
 FULL = Sizes(rounds=7, nodes=108_000)
@@ -231,16 +228,16 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
             client.ask("begin")
             primary.ask("begin")
             calm_since = now_ns()
-            time.sleep(CALM_S)
+            time.sleep(sizes.calm_s)
             calm_until = now_ns()
             calm = primary.ask("end")
             _empty_log(*places)
             # The same one each time: it starts with what it had, and misses what was in the log.
-            with Child(be_read_standby, *places, old) as standby:
+            with Child(be_read_standby, *places, old, sizes.calm_s) as standby:
                 bare, before = standby.hear()
                 standby.tell("begin")
                 reader_calm_since = now_ns()
-                time.sleep(CALM_S)
+                time.sleep(sizes.calm_s)
                 primary.ask("begin")
                 reader_calm_until = now_ns()
                 standby.tell("wait")
@@ -252,7 +249,7 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
                     writer=(calm.worst_ms(calm_since, calm_until), busy.worst_ms(*during)),
                     reader=(
                         reads.worst_ms(reader_calm_since, reader_calm_until),
-                        reads.worst_ms(said.called_ns, in_sync_ns + int(AFTERMATH_S * 1e9)),
+                        reads.worst_ms(said.called_ns, in_sync_ns + int(sizes.calm_s * 1e9)),
                     ),
                     client=(asks.worst_ms(calm_since, calm_until), asks.worst_ms(*during)),
                     total_ms=(in_sync_ns - said.called_ns) / 1e6,
@@ -521,7 +518,7 @@ def be_standby(pipe: Connection, url: str, group: str, data_dir: str, name: str)
         heard(pipe)
 
 
-def be_read_standby(pipe: Connection, url: str, group: str, data_dir: str) -> None:
+def be_read_standby(pipe: Connection, url: str, group: str, data_dir: str, aftermath_s: float) -> None:
     """The process of a standby that has an old state, if it ever had one, and somebody who reads it."""
     state = Registry()
     bare = memory().resident_mb
@@ -541,7 +538,7 @@ def be_read_standby(pipe: Connection, url: str, group: str, data_dir: str) -> No
                 return
             node.wait(n=after + 1, timeout_s=RESTORE_TIMEOUT_S)
             in_sync_ns = now_ns()
-            time.sleep(AFTERMATH_S)
+            time.sleep(aftermath_s)
         pipe.send((in_sync_ns, used[1].peak_mb, reader.end()))
         heard(pipe)
 
