@@ -146,9 +146,12 @@ class RedisLog:
         #: What nodes read of it.
         self.streams = GroupStreams(self._keys[1], self._keys[4], self._keys[6], sealing)
         self._append = AppendRequest(self._scripts["append"], self._keys)
+        self._append = (self._scripts["append"], self._keys[:3])
         self._rights = Rights(user_of(url), group)
         #: What protects the connections.
         self.transport = transport_of(place_of(url))
+        #: What nodes read of it.
+        self.streams = GroupStreams(self._keys[1], self._keys[4], self._keys[6], sealing)
         self._shares = connections is not None
         self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
         self.connections.timeout_s = min(self.connections.timeout_s, timeout_s)

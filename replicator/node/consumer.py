@@ -51,6 +51,7 @@ class Reader:
     def __init__(self, parts: Components, *, stopping: threading.Event) -> None:
         self._log = parts.log
         self._replica = parts.replica
+        self._known = parts.replica.known
         self._acks = parts.acks
         self._problems = parts.problems
         self._app = parts.release.app
@@ -77,7 +78,7 @@ class Reader:
 
     def wants(self) -> ReadRequest:
         """What comes next."""
-        node_state = self._replica.node_state
+        node_state = self._known.node_state
         if not self._requests_after:
             self._requests_after = self._log.newest_request()
         if node_state.holds_term:
@@ -99,23 +100,23 @@ class Reader:
         if batch.records:
             yield from self._take(batch.records)
             self._acks.hear()
-        elif (stalled := self._replica.applied.stalled) and not self._replica.node_state.holds_term:
+        elif (stalled := self._replica.applied.stalled) and not self._known.node_state.holds_term:
             raise Stalled(stalled)  # it reads on, and that it finds nothing does not mend it
-        if batch.corrupt is not None and not self._replica.node_state.holds_term:
+        if batch.corrupt is not None and not self._known.node_state.holds_term:
             raise batch.corrupt
 
     def _take(self, records: list[Record]) -> Iterator[Learnt]:
         # Not under the lock of writes: a disk that hangs is not to be in the way of the end of the node.
         self._replica.saved.make_room()
-        term, applied = self._replica.node_state.view.term, self._replica.applied
+        term, applied = self._known.node_state.view.term, self._replica.applied
         if records[-1].id.term > term:  # of all of them, if of any: their ids ascend
             # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
-            view = self._replica.node_state.view
+            view = self._known.node_state.view
             look = with_misnamed_head(self._log, view, self._log.look())
             check_log_is_mine(self._log, view, look, self._app)
         found, verdicts = Found.NOTHING, list[Verdict]()
         with self._replica.write_lock:
-            if self._replica.node_state.holds_term or self._stopping.is_set():
+            if self._known.node_state.holds_term or self._stopping.is_set():
                 return
             if applied.stalled:
                 found = self._replica.skipping.look_at(records)
@@ -142,7 +143,7 @@ class Reader:
 
     def _acknowledge(self) -> None:
         """Somebody waits until standbys have a change on their disks: this one has."""
-        node_state = self._replica.node_state
+        node_state = self._known.node_state
         if node_state.view.in_sync:
             with suppress(LogUnavailable):  # the next heartbeat says it, too
                 self._log.ack(Ack(node_state.me.node, self._replica.synced_upto))

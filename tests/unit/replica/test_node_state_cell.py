@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from replicator.format.ids import Position, RecordId, Writer
@@ -70,3 +72,32 @@ def test_who_wants_to_hear_of_the_role_hears_of_what_it_depends_on_and_of_no_oth
         ("run-2", 1, False, 1),
         ("run-2", 1, False, 2),
     ]
+
+
+def test_whoever_waits_is_told_and_nobody_else(cell: NodeStateCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    notify = cell.moved.notify_all
+    monkeypatch.setattr(cell.moved, "notify_all", lambda: (told.append(True), notify()))
+    # given nobody who waits
+    cell.adopt(cell.to_fold()._replace(view=view(6)))
+    assert not told
+    assert cell.wait_for(lambda: cell.node_state.view == view(6), 0)
+    # when somebody does
+    waits = threading.Event()
+
+    def reached() -> bool:
+        waits.set()
+        return cell.node_state.view == view(7)
+
+    found: list[bool] = []
+    waiter = threading.Thread(target=lambda: found.append(cell.wait_for(reached, 60)))
+    waiter.start()
+    assert waits.wait(60)
+    with cell.moved:  # it sleeps by now, or has not looked under the lock yet
+        cell.adopt(cell.to_fold()._replace(view=view(7)))
+    waiter.join(60)
+    assert found == [True]
+    # then nobody is told any more
+    told.clear()
+    cell.adopt(cell.to_fold()._replace(view=view(8)))
+    assert not told

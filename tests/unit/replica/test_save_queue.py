@@ -16,6 +16,7 @@ from replicator.protocol.node_state import NodeState
 from replicator.replica import save_queue
 from replicator.replica.save_queue import STEP_BYTES, SaveQueue
 from replicator.storage.checkpoint import Checkpoint, Step
+from replicator.storage.checkpoint_file import Saved
 from replicator.testing import MemoryRedis
 from tests.support.checkpoints import Primary, noise, state_of
 
@@ -77,6 +78,40 @@ def test_a_flush_has_it_on_the_disk_whatever_happens_to_the_machine(feed: Feed) 
     feed.saved.flush()
     assert feed.saved.is_flushed
     assert feed.saved.checkpoint.synced_upto == step.record.id
+
+
+def test_a_flush_is_one_transaction_and_says_also_what_was_saved_as_rows_alone(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = feed.saved.checkpoint
+    begun: list[bool] = []
+    transaction = checkpoint._database.transaction
+
+    def noted(*, synced: bool) -> Any:
+        begun.append(synced)
+        return transaction(synced=synced)
+
+    monkeypatch.setattr(checkpoint._database, "transaction", noted)
+    # when changes wait, one transaction has them and says how far the file is
+    feed.saved.add(feed.change("one"))
+    feed.saved.flush()
+    assert begun == [False]
+    feed.saved.flush()
+    assert begun == [False], "there is nothing to do"
+    # and where they were saved already, the flush only says that
+    feed.saved.save([feed.change("two")], synced=False)
+    newest = feed.change("three")
+    feed.saved.save([newest], synced=False)
+    feed.saved.flush()
+    assert begun == [False] * 4
+    # then what the file says of itself is all that is in it
+    assert _said(checkpoint) == newest.view
+    assert checkpoint.synced_upto == newest.record.id
+
+
+def _said(checkpoint: Checkpoint) -> View | None:
+    (found,) = checkpoint._database.connection.execute("SELECT value FROM meta WHERE key = 'saved'").fetchone()
+    return Saved.from_bytes(found).view
 
 
 def test_what_a_disk_refuses_waits_on_in_its_order(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
