@@ -154,14 +154,11 @@ class RedisLog:
         self.url = self.connections.url
         #: The limit of one request; `within` makes a copy of the log with a shorter one.
         self._limit = Limit(timeout_s)
+        self.takes_s = STEPS * timeout_s
         self._finder = self.connections.finder
         self._links = self.connections.links
         self._write, self._other, self._read, self._confirm, self._renew = self._links
         self._looks = Flights(self._look, late=self._late)
-
-    @property
-    def takes_s(self) -> float:
-        return STEPS * self._limit.answer_s
 
     def within(self, until: float) -> Log:
         return self._within(until)

@@ -94,9 +94,8 @@ class PositionWaits:
     def _watch(self) -> None:
         seen = None
         while self._is_needed():
-            with self._known.moved:
-                self._known.moved.wait_for(partial(self._has_moved, seen), LOOK_EVERY_S)
-                seen = self._known.node_state
+            self._known.wait_for(partial(self._has_moved, seen), LOOK_EVERY_S)
+            seen = self._known.node_state
             with self._lock:
                 over = self._over(seen.view)
             tell(over)

@@ -297,30 +297,29 @@ TABLE: tuple[Row, ...] = (
 
 def step(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:
     """Fold one record: return the verdict for the shell, and the view once the verdict has been carried out."""
-    if type(record) is ChangeRecord and _is_next_change(view, record):
-        return Verdict.APPLY, _after_next_change(view, record)
+    if type(record) is ChangeRecord and (after := _after_next_change(view, record)) is not None:
+        return Verdict.APPLY, after
     return by_table(view, record, me)
 
 
-def _is_next_change(view: View, record: ChangeRecord) -> bool:
-    """Whether row 7 takes it: of the present term, by its holder, and it follows. Nearly every record does."""
-    holder = view.holder
-    return (
-        view.in_sync
-        and record.prev == view.position.chain
-        and record.id.term == view.term
-        and record.boot == holder.boot
-        and record.node == holder.node
-    )
-
-
-def _after_next_change(view: View, record: ChangeRecord) -> View:
-    """`_changed` after `_follow_snapshot`, as one new view instead of two."""
-    place = Position(record.id, record.chain)
-    changed = record.id if record.count else view.changed
-    snapshot = view.snapshot if record.prev == view.cursor.chain else None
-    version = max(record.version, view.version)
-    return View(view.log_id, view.term, view.holder, place, changed, True, view.ends, place, snapshot, version)
+def _after_next_change(view: View, record: ChangeRecord) -> View | None:
+    """What row 7 makes of it, if that takes it: it is of the present term, by its holder, and follows. Nearly every
+    record does. It is `_changed` after `_follow_snapshot`, as one new view instead of two. None: another row may.
+    """
+    log_id, term, holder, position, changed, in_sync, ends, cursor, snapshot, version = view
+    id_, prev = record.id, record.prev
+    if not (in_sync and prev == position.chain and id_.term == term):
+        return None
+    if record.boot != holder.boot or record.node != holder.node:
+        return None
+    place = Position(id_, record.chain)
+    if snapshot is not None and prev != cursor.chain:
+        snapshot = None
+    if record.count:
+        changed = id_
+    if record.version > version:
+        version = record.version
+    return View(log_id, term, holder, place, changed, True, ends, place, snapshot, version)
 
 
 def by_table(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
 
 from ..errors import CheckpointError
 from ..format.records import ChangeRecord, PartRecord, Record
@@ -32,19 +31,22 @@ STEP_BYTES = 2048
 PATIENCE_S = 1.0
 
 
-class _Weight(NamedTuple):
+class _Weight:
     """Of steps. `changes`: as they weigh in the log; `memory`: of all records, as long as they wait."""
 
-    changes: int = 0
-    memory: int = 0
+    __slots__ = ("changes", "memory")
 
-    def with_(self, steps: Iterable[Step]) -> _Weight:
-        changes, memory = self
-        for step in steps:
-            weighs = _bytes_of(step.record)
-            changes += weighs if isinstance(step.record, ChangeRecord) else 0
-            memory += weighs + STEP_BYTES
-        return _Weight(changes, memory)
+    def __init__(self) -> None:
+        self.changes = self.memory = 0
+
+    def add(self, record: Record) -> None:
+        weighs = len(record.header)
+        if isinstance(record, ChangeRecord):
+            weighs += len(record.body)
+            self.changes += weighs
+        elif isinstance(record, PartRecord):
+            weighs += len(record.body)
+        self.memory += weighs + STEP_BYTES
 
 
 class SaveQueue:
@@ -67,26 +69,26 @@ class SaveQueue:
     def add(self, step: Step) -> None:
         """To be saved a little later. The caller holds the lock of the state."""
         self._unsaved.append(step)
-        self._added = self._added.with_([step])
+        self._added.add(step.record)
 
     def save(self, steps: Sequence[Step], *, synced: bool = True) -> None:
         """Save what waits, and these after it."""
         with self._disk:
             self._save(steps, synced=synced)
 
-    def _save(self, steps: Sequence[Step], *, synced: bool) -> None:
+    def _save(self, steps: Sequence[Step], *, synced: bool, to_sync: bool = False) -> None:
         waiting = list(islice(self._unsaved, len(self._unsaved)))
         every = [*waiting, *steps]
         if not every:
             return
         began = time.monotonic()
-        self.checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced)
+        self.checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced, to_sync=to_sync)
         if (timings := self._counters.timings) is not None:
             timings.saved(time.monotonic() - began, synced=synced)
         # Not before: what is applied stays here until it is saved, and nothing that comes after it is saved without it.
-        for _ in waiting:
+        for step in waiting:
             self._unsaved.popleft()
-        self._saved = self._saved.with_(waiting)
+            self._saved.add(step.record)
 
     def save_view(self, view: View) -> None:
         """Save what waits, and that the node knows this now."""
@@ -100,7 +102,7 @@ class SaveQueue:
         Raises `CheckpointError` if the disk does not take it, or is still at what came before: nothing is to be read
         then. The caller holds no lock.
         """
-        if self._unsaved_memory <= UNSAVED_BYTES_MAX:
+        if self._added.memory - self._saved.memory <= UNSAVED_BYTES_MAX:
             return
         if not self._disk.acquire(timeout=PATIENCE_S):
             mib = self._unsaved_memory / 1024 / 1024
@@ -113,7 +115,8 @@ class SaveQueue:
 
     def flush(self) -> None:
         """Save what was applied and is not on disk yet, and sync what was saved."""
-        self.save([], synced=False)
+        with self._disk:
+            self._save([], synced=False, to_sync=True)
         if self._counters.timings is not None:
             self._counters.timings.settle()
         began, had_all = time.monotonic(), self.checkpoint.is_synced
@@ -160,7 +163,3 @@ class SaveQueue:
     @property
     def _unsaved_memory(self) -> int:
         return max(0, self._added.memory - self._saved.memory)
-
-
-def _bytes_of(record: Record) -> int:
-    return len(record.header) + (len(record.body) if isinstance(record, ChangeRecord | PartRecord) else 0)

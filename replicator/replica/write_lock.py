@@ -27,7 +27,7 @@ class WriteLock:
 
     def acquire(self, *, blocking: bool = True, timeout: float = -1) -> bool:
         """Take it; whether that was possible, at once or within `timeout` seconds."""
-        if self.is_mine:
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # `is_mine`, for every change that comes
             if not blocking:
                 return False
             raise RuntimeError("this thread has the write lock already")
@@ -60,4 +60,4 @@ class WriteLock:
         self.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self.release()
+        self._lock.release()

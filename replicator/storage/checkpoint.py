@@ -83,7 +83,7 @@ __all__ = ["Checkpoint", "Loaded", "Step"]
 
 
 #: A primary under load saves a thousand steps at once, on another thread. In between a writer gets the interpreter.
-_STEPS_AT_ONCE = 16
+_STEPS_AT_ONCE = 32
 
 
 class Loaded(NamedTuple):
@@ -128,7 +128,7 @@ class Checkpoint:
                 if is_private(opens):
                     mark_sealed(self._database.connection)
                 self._saved = with_digest(self._saved, self._rows_of_now(), self._left.changes, self.path, opens)
-                self._synced = self._saved
+                self._synced = self._said = self._saved
                 self._weights = weights_of(self._database.connection, self._saved, self._left.changes)
         except BaseException:
             self.close()
@@ -239,16 +239,19 @@ class Checkpoint:
 
     # --- writing ---
 
-    def save(self, view: View, steps: Sequence[Step] = (), *, boot: str, synced: bool = True) -> None:
+    def save(
+        self, view: View, steps: Sequence[Step] = (), *, boot: str, synced: bool = True, to_sync: bool = False
+    ) -> None:
         """Write what was folded since the last save, and the view after it, in one transaction.
 
         `steps` are all records since then, in order: also those that only move the view. `synced`: on the disk, and not
-        only with the system, when this returns. Raises `CheckpointError` if the disk refuses: nothing was saved then,
-        and the same may be tried again. `ValueError`: parts are missing.
+        only with the system, when this returns. `to_sync`: `sync` follows, and finds all written. Raises
+        `CheckpointError` if the disk refuses: nothing was saved then, and the same may be tried again. `ValueError`:
+        parts are missing.
         """
         self._owner.check()
         with self._mutex:
-            rows_say_all = not synced and _follow(self._saved, steps, boot)
+            rows_say_all = not synced and not to_sync and _follow(self._saved, steps, boot)
             with self._database.transaction(synced=synced) as db:
                 draft = SaveTransaction(db, self._saved, self._weights, self._left)
                 for count, step in enumerate(steps, 1):
@@ -260,6 +263,8 @@ class Checkpoint:
                     _write_saved(db, saved)
             self._saved, self._weights = saved, Weights(draft.headers, draft.earlier)
             self._left = draft.left
+            if not rows_say_all:
+                self._said = saved
             if synced:
                 self._has_synced(saved)
 
@@ -286,8 +291,10 @@ class Checkpoint:
                 return
             self._database.check_trusted()
             saved = self._saved
-            with self._database.transaction(synced=False) as db:
-                _write_saved(db, saved)
+            if self._said is not saved:
+                with self._database.transaction(synced=False) as db:
+                    _write_saved(db, saved)
+                self._said = saved
         if self._database.sync_wal():
             with self._mutex:
                 self._has_synced(saved)

@@ -110,6 +110,6 @@ def saves_nothing_unasked(node: Node) -> None:
     """What this node may forget waits in its memory from now on. What must not be forgotten takes it along, as ever."""
     saved = node._running.replica.saved
     save = saved._save
-    saved._save = lambda steps, *, synced: save(steps, synced=synced) if steps else None  # type: ignore[method-assign]
+    saved._save = lambda steps, **how: save(steps, **how) if steps else None  # type: ignore[method-assign]
     with saved._disk:  # a save that is under way is over
         pass
