@@ -226,8 +226,8 @@ class NodeState(NamedTuple):
         `version`: the one to which it raises the group; 0: it does not. `trace`: see `ChangeRecord`. `sealer`: seals
         it; None: the group has no key.
         """
+        assert self.is_primary
         view = self.view
-        assert view.in_sync  # the rest of `is_primary` is the caller's to ask: it has just done so
         return seal_change(
             writer=self.me,
             term=view.term,
