@@ -47,6 +47,8 @@ TERM_LEAP = 1024 * ERA
 #: The largest gap in n. It grows by one per record; only a rebase leaves a gap, over the history that it abandons.
 N_LEAP = 2**40
 
+_SHA1 = sha1(usedforsecurity=False)
+
 _ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
 
@@ -113,8 +115,11 @@ def extend_chain(prev: str, header: bytes, body: bytes) -> str:
     step in which it takes the term. The chain guards against mix-ups and damage, not against a forger who can write to
     Redis.
     """
-    # In one piece: what a small record costs here is the calls, not the bytes.
-    return sha1(prev.encode("ascii") + header + body, usedforsecurity=False).hexdigest()[:32]
+    # In one piece: what a small record costs here is the calls, not the bytes. A copy: to make a new one, OpenSSL looks
+    # for its SHA-1 each time.
+    digest = _SHA1.copy()
+    digest.update(prev.encode("ascii") + header + body)
+    return digest.hexdigest()[:32]
 
 
 def era_of(term: int) -> int:
