@@ -27,6 +27,7 @@ import xxhash
 
 from replicator.errors import ChangeTooLarge, CorruptRecord, NotJSON, SnapshotRefused
 
+from .ids import new_tuple
 from .keyed import NotKeyed, as_keyed, entries_of, keyed, unkeyed
 from .unpacked_size import SNAPSHOT_BYTES_MAX, Weight
 
@@ -130,7 +131,7 @@ def encoded(changes: Sequence[Any]) -> Encoded:
         raise ChangeTooLarge(problem=f"it has {len(payload)} bytes, a record takes {CHANGE_BYTES_MAX}")
     if len(decoded) != len(changes):
         raise NotJSON(what=_CHANGE, problem="a fragment in it is more, or less, than one JSON value")
-    return Encoded(payload[1:-1], decoded)
+    return new_tuple(Encoded, (payload[1:-1], decoded, False))
 
 
 def encoded_keyed(changes: Sequence[Any], keys: Sequence[str | None]) -> Encoded:
@@ -181,7 +182,7 @@ def _has_nonfinite(value: Any) -> bool:
 def encode_changes(encoded: Iterable[bytes], codec: str = "json") -> tuple[str, bytes, str]:
     """Join encoded changes into one payload: its codec, body and digest. `codec`: `keyed`, for entries with keys."""
     payload = b"[" + b",".join(encoded) + b"]"
-    digest = digest_of(payload)
+    digest = xxhash.xxh3_128_hexdigest(payload)  # as `digest_of`
     if len(payload) >= _COMPRESS_FROM:
         packed = zstd.compress(payload, level=_LEVEL)
         if len(packed) < len(payload):

@@ -25,7 +25,7 @@ import orjson
 
 from replicator.errors import ChangeTooLarge, ConfigError, CorruptRecord
 
-from .ids import TERM_MAX, ZERO_ID, Position, RecordId, Writer, extend_chain
+from .ids import TERM_MAX, ZERO_ID, Position, RecordId, Writer, extend_chain, new_tuple
 from .seals import NO_KEY, SEAL_BYTES, Refused
 from .term_ends import parse_ends, show_ends
 
@@ -264,7 +264,7 @@ def seal_change(
         fields |= {"v": FORMAT_WITH_VERSION, "version": version}
     if trace:
         fields["trace"] = trace
-    id_ = RecordId(term, after.id.n + 1)
+    id_ = new_tuple(RecordId, (term, after.id.n + 1))
     payload = body
     if sealer is None:
         header = _header_of(id_, fields, body)

@@ -104,8 +104,8 @@ class RedisAppending(Exchange):
         self._record = record
 
     def _sent(self) -> Limit:
-        opened = self._opened
-        return opened.wire.send_packed(self._request.packed(opened.run, self._record), self._limit)
+        run, record = self._opened.run, self._record
+        return self._opened.wire.send_packed(self._request.packed(run, record), self._limit)
 
     def _asked_otherwise(self, refused: redis.exceptions.ResponseError) -> Any:
         if not isinstance(refused, redis.exceptions.NoScriptError):

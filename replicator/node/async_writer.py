@@ -156,11 +156,11 @@ class _Loop:
         self._looks_at = math.inf
 
     def submit(self, encoded: Encoded, asked: _Asked) -> asyncio.Future[Done]:
-        batch = self._open
-        if batch is None or batch.asked != asked or not batch.has_room(encoded):
-            batch = self._begin(asked)
         future: asyncio.Future[Done] = self._future()
-        batch.add(encoded, future)
+        batch = self._open
+        if batch is None or batch.asked != asked or not batch.takes(encoded, future):
+            batch = self._begin(asked)
+            batch.add(encoded, future)
         return future
 
     def _begin(self, asked: _Asked) -> _Batch:
@@ -234,12 +234,16 @@ class _Batch(Waiting):
         #: What those without keys take on top, if one has a key.
         self._more = 0
 
-    def has_room(self, encoded: Encoded) -> bool:
+    def takes(self, encoded: Encoded, future: asyncio.Future[Done]) -> bool:
+        """Add it if there is room; whether there was."""
         json, changes, keyed = encoded
         size = self._size + len(json)
         if self.keyed or keyed:
             size += self._more + (0 if keyed else ENTRY_BYTES * len(changes))
-        return size < CHANGE_BYTES_MAX and len(self.changes) + len(changes) <= BATCH_CHANGES_MAX
+        if size >= CHANGE_BYTES_MAX or len(self.changes) + len(changes) > BATCH_CHANGES_MAX:
+            return False
+        self.add(encoded, future)
+        return True
 
     def add(self, encoded: Encoded, future: asyncio.Future[Done]) -> None:
         json, changes, keyed = encoded

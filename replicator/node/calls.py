@@ -68,7 +68,10 @@ class NodeCalls(NodeFacts):
         return running
 
     def _serving(self, call: str, *, blocks: bool = True) -> RunningNode:
-        running = self._working()
+        self._owner.check()
+        running = self._running
+        if running is None or self._setup.stopping.is_set():
+            running = self._working()
         if running.duties.failed is not None:
             raise running.duties.failed
         running.replica.applied.inside.check(call, blocks=blocks)
@@ -83,7 +86,10 @@ class NodeCalls(NodeFacts):
         return running
 
     def _changing(self, *, blocks: bool = True) -> RunningNode:
-        running = self._writing(blocks=blocks)
+        """For each change, so it asks by itself what is in the way hardly ever."""
+        running = self._serving("a write", blocks=blocks)
+        if self._setup.problems.get("log") is not None:
+            running = self._writing(blocks=blocks)
         if running.replica.whole is not None:
             problem = "the state has no apply(): let its program change it, and call publish()"
             raise ConfigError(setting="submit", problem=problem)
@@ -109,8 +115,12 @@ class NodeCalls(NodeFacts):
         return TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s{problem}")
 
 
+#: What becomes of a change that is no result of it.
+_NO_RESULT = (ChangeRejected, CheckFailed, ResultNotKept)
+
+
 def result_of(result: Any) -> Any:
-    if isinstance(result, ChangeRejected | CheckFailed | ResultNotKept):
+    if isinstance(result, _NO_RESULT):
         raise result
     return result
 

@@ -89,10 +89,13 @@ class CommitQueue:
             return False
         waiting.has_lock = True
         try:
-            if not is_queued:
-                self._queue.append(waiting)
             deadline = waiting.deadline
-            self._commit_queued(deadline + GRACE_S)
+            if is_queued or self._queue:
+                if not is_queued:
+                    self._queue.append(waiting)
+                self._commit_queued(deadline + GRACE_S)
+            else:
+                self._commit([waiting], deadline + GRACE_S)
             while not waiting.done and time.monotonic() < deadline:
                 self._commit_queued(deadline + GRACE_S)
         finally:
@@ -188,13 +191,16 @@ class CommitQueue:
 
     def _commit_queued(self, until: float = math.inf) -> None:
         """Commit what goes into one record. The caller holds the write lock, and has no longer than `until`."""
-        batch = self._next_batch()
+        self._commit(self._next_batch(), until)
+
+    def _commit(self, batch: list[Waiting], until: float) -> None:
         results: list[Any] = []
         error: ReplicatorError | None = None
         token = SPEAKER.set(self._speaker)
         try:
             node_state = self._writer.check_may_write(until)
-            batch = self._of_this_term(batch, node_state.view.term)
+            if len(batch) != 1 or batch[0].term is not None:
+                batch = self._of_this_term(batch, node_state.view.term)
             writes = self._checked(batch, until) if self._check.is_asked else batch
             results = self._commit_batch(node_state, writes, until) if writes else []
         except LogUnavailable as problem:

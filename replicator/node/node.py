@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, Unpack, overload
 
 from .. import tracing
 from ..errors import ConfigError, NotRunning, ReplicatorError
-from ..format.codec import Encoded
+from ..format.codec import Encoded, encoded
 from ..format.ids import RecordId, Writer
 from ..log.interface import Log
 from ..log.redis_log import RedisLog
@@ -311,8 +311,8 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
         inside of a read or of a callback of this very node.
         """
-        changes = change_in_json(change, key)
-        running, level = self._changing(), self._level(ack)
+        changes = encoded([change]) if key is None else change_in_json(change, key)
+        running, level = self._changing(), self._ack if ack is None else Level.parse(ack)
         return result_of(_committed(running, changes, level, timeout_s=timeout_s, term=term)[0])
 
     def submit_many(
@@ -336,7 +336,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         if not changes:
             return []
         running, level = self._changing(), self._level(ack)
-        return _committed(running, in_json, level, timeout_s=timeout_s, term=term)
+        return checked(_committed(running, in_json, level, timeout_s=timeout_s, term=term))
 
     def replace(
         self,
@@ -454,7 +454,7 @@ def _committed(
         id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
     if level.kind != "appended" and not are_rejected(results):
         running.acks.wait(level, id_, deadline - time.monotonic())
-    return checked(results)
+    return results
 
 
 def _log_with(sealing: Sealing | None, log: Log | None, redis: str, group: str, timeout_s: float) -> Log:

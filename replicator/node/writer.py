@@ -26,7 +26,7 @@ from ..errors import (
     ReplicatorError,
     Stalled,
 )
-from ..format.ids import RecordId
+from ..format.ids import RecordId, new_tuple
 from ..format.records import ChangeRecord, Closed, PartRecord, Record
 from ..format.seals import UNSEALED
 from ..log.interface import Log
@@ -221,7 +221,7 @@ class RecordWriter:
         """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`. `since`: when
         those whose changes it has had submitted them.
         """
-        sent = Sent(record, rebase)
+        sent = new_tuple(Sent, (record, rebase, ()))
         if (timings := self.counters.timings) is None:
             prepared = self._send(sent, uncertain=False, until=until)
             return self._fold(sent, prepared, changes=changes, bodies=bodies)
@@ -271,19 +271,39 @@ class RecordWriter:
         """
         began = time.monotonic()
         log = self._log if until - began > self._log.takes_s else self._log.within(until)
-        backoff: Backoff | None = None
-        write = PendingWrite(sent.record, self._replica.known.node_state.view.holder.run, uncertain=uncertain)
+        answer: Reply | LogUnavailable
         prepared: Prepared | None = None
+        try:
+            answer, prepared = self._ask(log, sent)
+            if answer.code is Code.OK:  # as nearly always: there is nothing to settle
+                self._log_once.over("write")
+                return prepared
+        except LogUnavailable as problem:
+            answer = problem
+        except BaseException:
+            self.unresolved = sent
+            raise
+        self._settle(self._pursued(sent, answer, log, uncertain=uncertain, began=began, until=until))
+        return prepared
+
+    def _pursued(
+        self, sent: Sent, first: Reply | LogUnavailable | None, log: Log, *, uncertain: bool, began: float, until: float
+    ) -> PendingWrite:
+        """What became of a record in the end. `first`: what came of sending it, which was not a plain OK.
+
+        Raises `LogUnavailable` if it was never sent, and `OutcomeUnknown` if there is no time left to find out.
+        """
+        backoff = Backoff(RESEND_S, RESEND_S_MAX)
+        write = PendingWrite(sent.record, self._replica.known.node_state.view.holder.run, uncertain=uncertain)
         while (step := write.next) in _UNDER_WAY:
             try:
                 if step is Next.LOOK:
                     write = write.looked(log.find(write.record.id), log.look())
                     continue
-                reply, prepared = self._ask(log, sent)
-                if reply.code is Code.OK:  # as nearly always: there is nothing to settle
-                    self._log_once.over("write")
-                    return prepared
-                write = write.answered(reply)
+                answer, first = first if first is not None else self._ask(log, sent)[0], None
+                if isinstance(answer, LogUnavailable):
+                    raise answer
+                write = write.answered(answer)
                 continue
             except OutcomeUnknown as unknown:
                 write, problem = write.unanswered(), unknown.fields["problem"]
@@ -294,11 +314,9 @@ class RecordWriter:
             except BaseException:
                 self.unresolved = sent
                 raise
-            backoff = backoff or Backoff(RESEND_S, RESEND_S_MAX)
             self._pause(sent, backoff.failed(), deadline=min(began + self._patience_s, until), problem=problem)
             log = self._log.within(until)
-        self._settle(write)
-        return prepared
+        return write
 
     def _ask(self, log: Log, sent: Sent) -> tuple[Reply, Prepared | None]:
         """Send it once. What follows from a change is worked out while the log has it, and counts if that takes it."""
@@ -329,6 +347,7 @@ class RecordWriter:
         if reply.code is Code.FENCED:
             self.counters.fenced["append"] += 1
         if write.next is Next.FOLD:
+            self._log_once.over("write")
             return
         kind = f"{outcome.value} ({reply.code.value})"
         self._log_once.tell("write", _REFUSED, f"{write.record}: {kind}", kind=kind)

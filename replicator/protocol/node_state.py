@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, new_tuple
 from ..format.records import ChangeRecord, PartRecord, Record, seal_change, seal_part
 from . import election
 from .fold import Verdict, View, ends_before, holds, is_beyond, step
@@ -129,8 +129,9 @@ class NodeState(NamedTuple):
 
     def fold(self, record: Record) -> tuple[Verdict, NodeState]:
         """Take the next record of the log, or its own that was just appended."""
-        verdict, view = step(self.view, record, self.me)
-        after = type(self)(self.me, view, *self[2:])
+        me, before, run, log_lost, over, previous_boot, beats_in_run, snapshot_end = self
+        verdict, view = step(before, record, me)
+        after = new_tuple(NodeState, (me, view, run, log_lost, over, previous_boot, beats_in_run, snapshot_end))
         if isinstance(record, PartRecord) and record.is_last and record.writer == self.me:
             after = after._replace(snapshot_end=record.id)
         return verdict, after
@@ -226,10 +227,11 @@ class NodeState(NamedTuple):
         it; None: the group has no key.
         """
         assert self.is_primary
+        view = self.view
         return seal_change(
             writer=self.me,
-            term=self.view.term,
-            after=self.view.position,
+            term=view.term,
+            after=view.position,
             at=at,
             codec=codec,
             digest=digest,

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 from .. import tracing
 from ..errors import CorruptRecord, Stalled, StateError, UpgradeNeeded
-from ..format.ids import RecordId, Writer
+from ..format.ids import RecordId, Writer, new_tuple
 from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..metrics.counters import Counters
@@ -306,7 +306,8 @@ class Replica:
         """Work out what `commit` of this record will do, while the log has it: nothing is moved."""
         before = self.known.to_fold()
         verdict, after = before.fold(record)
-        return Prepared(before, Step(record, verdict, after.view), after)
+        step = new_tuple(Step, (record, verdict, after.view))
+        return new_tuple(Prepared, (before, step, after))
 
     def commit(
         self,

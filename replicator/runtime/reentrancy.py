@@ -17,7 +17,7 @@ from contextvars import ContextVar
 
 from ..errors import WouldDeadlock
 
-__all__ = ["Inside"]
+__all__ = ["Inside", "Stay"]
 
 
 class Inside:
@@ -38,8 +38,8 @@ class Inside:
 
     def check(self, call: str, *, blocks: bool = True) -> None:
         """Raises `WouldDeadlock` if `call` comes from in there. `blocks`: it blocks its thread."""
-        what = self.on_this_thread() if blocks else None
-        if what is None:
+        what = self.on_this_thread() if blocks and self._threads else None
+        if what is None and _innermost.get() is not None:
             what = self._of_this_context()
         if what is not None:
             advice = "end the read first" if what == READING else f"do it when `{what}` has returned"

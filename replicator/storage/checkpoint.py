@@ -83,7 +83,7 @@ __all__ = ["Checkpoint", "Loaded", "Step"]
 
 
 #: A primary under load saves a thousand steps at once, on another thread. In between a writer gets the interpreter.
-_STEPS_AT_ONCE = 16
+_STEPS_AT_ONCE = 32
 
 
 class Loaded(NamedTuple):

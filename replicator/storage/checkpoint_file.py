@@ -34,7 +34,7 @@ import orjson
 from replicator.errors import CheckpointError, ConfigError, CorruptRecord
 from replicator.format.acts import decode_act
 from replicator.format.codec import SnapshotDecoder, digest_of, ledger_in
-from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
+from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain, new_tuple
 from replicator.format.records import CLOSED, ChangeRecord, Opens, parse
 from replicator.format.snapshot_parts import Progress
 from replicator.format.term_ends import parse_ends, show_ends
@@ -127,7 +127,8 @@ class Run(NamedTuple):
     def with_row(self, key: str, header: bytes, body: bytes) -> Run:
         # The lengths are in it because a flipped bit in a row's own header moves the border between two columns.
         place = f"{key} {len(header)} {len(body)} ".encode()
-        return Run(self.rows + 1, self.size + len(body), extend_chain(self.link, place + header, body))
+        rows, size, link = self
+        return new_tuple(Run, (rows + 1, size + len(body), extend_chain(link, place + header, body)))
 
 
 class Staged(NamedTuple):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import chain
 from typing import NamedTuple
 
 from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId
@@ -15,12 +16,19 @@ from replicator.protocol.snapshot_due import changes_bytes_max
 from replicator.storage.checkpoint_file import GIVEN_UP, Leavings, Payload, Run, Saved, Staged, parts_under_way
 from replicator.storage.kept_parts import kept
 
-__all__ = ["SaveTransaction", "Step", "Weights", "weights_of", "with_less"]
+__all__ = ["ROWS_TOGETHER", "SaveTransaction", "Step", "Weights", "weights_of", "with_less"]
 
 #: What is deleted in one go: less than 1 ms. Small changes take time by their number, parts and patches by their bytes.
 _SLICE_CHANGES = 64
 _SLICE_PARTS = 8
 _SLICE_BYTES = 1024 * 1024
+
+_INSERT = "INSERT INTO change VALUES (?, ?, ?, ?, ?)"
+
+#: So many changes are written by one statement where there are as many. Between two statements the interpreter changes
+#: hands if another thread wants it, as one that writes changes does; and one statement takes less than many.
+ROWS_TOGETHER = 16
+_INSERT_TOGETHER = _INSERT + ", (?, ?, ?, ?, ?)" * (ROWS_TOGETHER - 1)
 
 #: The verdicts with which the last part of a complete snapshot belongs to the history that the state has.
 _ADOPTING = (Verdict.SKIP, Verdict.LEAD, Verdict.RESTORE)
@@ -75,9 +83,11 @@ class SaveTransaction:
                 if step.view.snapshot.complete and step.verdict in _ADOPTING:
                     self._adopt(record, all_changes=record.replaces or step.verdict is Verdict.RESTORE)
         elif step.verdict is Verdict.APPLY:
-            self._changes = self._changes.with_row(str(record.id), record.header, record.body)
-            self.headers += len(record.header)
-            self._waiting.append((*record.id, self._changes.link, record.header, record.body))
+            term, n = record.id
+            header, body = record.header, record.body
+            self._changes = changes = self._changes.with_row(f"{term}-{n}", header, body)
+            self.headers += len(header)
+            self._waiting.append((term, n, changes.link, header, body))
         if self._staged.run.rows and not parts_under_way(step.view):
             self._clear_staged()
 
@@ -166,9 +176,11 @@ class SaveTransaction:
         _write_given_up(self._db, upto)
 
     def _flush(self) -> None:
-        if self._waiting:
-            self._db.executemany("INSERT INTO change VALUES (?, ?, ?, ?, ?)", self._waiting)
-            self._waiting.clear()
+        waiting, self._waiting = self._waiting, []
+        together = len(waiting) - len(waiting) % ROWS_TOGETHER
+        for begin in range(0, together, ROWS_TOGETHER):
+            self._db.execute(_INSERT_TOGETHER, tuple(chain.from_iterable(waiting[begin : begin + ROWS_TOGETHER])))
+        self._db.executemany(_INSERT, waiting[together:])
 
 
 def with_less(db: sqlite3.Connection, left: Leavings, payload: Payload | None, staged: Staged) -> Leavings:

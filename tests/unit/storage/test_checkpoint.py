@@ -33,6 +33,7 @@ from replicator.protocol.node_state import NodeState
 from replicator.protocol.snapshot_due import changes_bytes_max
 from replicator.storage import checkpoint_file
 from replicator.storage.checkpoint import Checkpoint, Step
+from replicator.storage.save_transaction import ROWS_TOGETHER
 from replicator.testing import MemoryRedis
 from tests.support.checkpoint_child import encoded, state_of
 from tests.support.checkpoints import Primary, Standby, contents, noise
@@ -221,6 +222,15 @@ def test_more_changes_than_are_read_at_once_come_back_whole(primary: Primary, st
     # given more changes than one query fetches
     records = [primary.change(str(number)) for number in range(3 * checkpoint_file.ROWS_AT_ONCE + 1)]
     # when they were read, then all come back
+    standby.read()
+    assert list(standby.stored.changes()) == records
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, ROWS_TOGETHER + 1])
+def test_changes_that_are_saved_at_once_come_back_whole_however_many_fit_into_a_statement(
+    primary: Primary, standby: Standby, more: int
+) -> None:
+    records = [primary.change(str(number)) for number in range(ROWS_TOGETHER + more)]
     standby.read()
     assert list(standby.stored.changes()) == records
 
