@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.harness import Table
+from bench.sqlite_goals import SQLITE_GOALS
 
 __all__ = ["GOALS", "Goal", "goals_table"]
 
@@ -92,19 +93,6 @@ def _row(goal: Goal, figures: Mapping[str, Mapping[str, float]]) -> list[str]:
         return [goal.name, goal.bound, NOT_MEASURED, ""]
     return [goal.name, goal.bound, goal.shown(figure), "yes" if goal.met(figure) else "**no**"]
 
-
-#: What is held to it; its figure, and another one; the bound.
-_SQLITE = (
-    ("WAL, 304 MB: what the primary writes", "wal, 304 MB: primary written MB/s", "", 0.0, "MB/s"),
-    ("WAL, 304 MB: what the standby writes", "wal, 304 MB: standby written MB/s", "", 0.3, "MB/s"),
-    ("WAL, 304 MB: processor of the primary", "wal, 304 MB: primary cpu share", "", 0.01, "%"),
-    ("WAL, 304 MB: processor of the standby", "wal, 304 MB: standby cpu share", "", 0.01, "%"),
-    ("rollback, 54 MB: processor of the primary", "delete, 54 MB: primary cpu share", "", 0.01, "%"),
-    ("rollback, 304 MB: processor of the primary", "delete, 304 MB: primary cpu share", "", 0.04, "%"),
-    ("WAL: processor, 304 MB against 54", "wal, 304 MB: primary cpu share", "wal, 54 MB: primary cpu share", 1.2, "x"),
-    ("WAL, 54 MB: committed to readable, p50", "wal, 54 MB: readable p50 s", "", 0.15, "s"),
-    ("WAL, 54 MB: p99 of a commit", "wal, 54 MB: commit p99 ms", "wal, 54 MB: commit alone p99 ms", 1.1, "x"),
-)
 
 GOALS: Sequence[Goal] = (
     Goal(
@@ -468,13 +456,13 @@ GOALS: Sequence[Goal] = (
     *(
         Goal(
             name=f"a database by pages, 10 transactions a second, {what}",
-            gives="A program whose database is replicated does not notice it, however large it is.",
+            gives=gives,
             of="sqlite",
             figure=f"pages, {figure}",
             against=f"pages, {against}" if against else None,
             at_most=at_most,
             unit=unit,
         )
-        for what, figure, against, at_most, unit in _SQLITE
+        for what, gives, figure, against, at_most, unit in SQLITE_GOALS
     ),
 )

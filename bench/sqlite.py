@@ -32,6 +32,11 @@ PUBLISH_EVERY_S = 0.1
 #: The larger one is more than a node takes by default.
 SNAPSHOT_BYTES_MAX = 1_000_000_000
 
+#: How long a node is watched beside which nothing is written, and how often: the least counts, because it may have
+#: something left to do.
+IDLE_S = 5.0
+IDLE_TIMES = 3
+
 #: Options of a node, by the way in which it replicates a database.
 WAYS: dict[str, tuple[str, ...]] = {"copy": (), "pages": ("--sqlite-by", "pages")}
 
@@ -73,10 +78,12 @@ A program commits {RATE} transactions a second to a database, each of which chan
 adds one, and counts: three pages. `replicator node --sqlite` with `--publish-every-s {PUBLISH_EVERY_S:g}` is beside it,
 and a second one is the standby. *Written* is what the processes of a node give to `write` and its kin for files,
 counted in the processes themselves: /proc says many times too much of a file that was just copied. *Processor* is what
-they take, of one core. *Readable* is the time from the commit until a reader of the standby, that looks every 4 ms, has
-found it; what it has not within a second of the end is left out, so a way that is far behind seems better than it is.
-The program commits the same to a second database, which nobody replicates, in turns: *commit* is how long
-COMMIT took in the one, against the other. The load of other processes is in the times, and not in the bytes.
+they take, of one core; *added* is what that is above what they take while nothing is written (heartbeats, the lease,
+looking ten times a second whether something was), which is measured by pages before. *Readable* is the time from the
+commit until a reader of the standby, that looks every 4 ms, has found it; what it has not within a second of the end is
+left out, so a way that is far behind seems better than it is. The program commits the same to a second database, which
+nobody replicates, in turns: *commit* is how long COMMIT took in the one, against the other. The load of other processes
+is in the times, and not in the bytes.
 """
 
 
@@ -96,6 +103,8 @@ class Found(NamedTuple):
     watched: dict[str, Watched]
     readable_s: list[float]
     commits_s: dict[bool, list[float]]
+    #: Processor time that a node takes a second while nothing is written, by role; empty: not measured.
+    idle: dict[str, float]
 
 
 def measure(setting: Setting, sizes: Sizes) -> Report:
@@ -160,12 +169,23 @@ def _measured(setting: Setting, case: Case, seconds: float) -> Found:
         with Child(read_standby, published, immutable) as reader:
             reader.hear()
             _window(nodes, program, reader, min(seconds, 3.0))  # to warm up
-            return _window(nodes, program, reader, seconds)
+            idle = _idle(nodes, min(seconds, IDLE_S)) if case.way == "pages" else {}
+            return _window(nodes, program, reader, seconds)._replace(idle=idle)
 
 
 def _where_it_is_read(standby: _Node, way: str) -> tuple[Path, bool]:
     """The file, and whether programs do not use it."""
     return (standby.path, False) if way == "copy" else (standby.data_dir / "shadow", True)
+
+
+def _idle(nodes: dict[str, _Node], seconds: float) -> dict[str, float]:
+    shares: dict[str, list[float]] = {name: [] for name in nodes}
+    for _ in range(IDLE_TIMES):
+        before = {name: node.spent()[0] for name, node in nodes.items()}
+        time.sleep(seconds)
+        for name, node in nodes.items():
+            shares[name].append((node.spent()[0] - before[name]) / seconds)
+    return {name: min(each) for name, each in shares.items()}
 
 
 def _window(nodes: dict[str, _Node], program: Child, reader: Child, seconds: float) -> Found:
@@ -177,7 +197,7 @@ def _window(nodes: dict[str, _Node], program: Child, reader: Child, seconds: flo
     seen: list[Seen] = reader.ask("end")
     commits = {ours: [one.took_s for one in committed if one.replicated is ours] for ours in (True, False)}
     return Found(
-        {name: _watched(before[name], after[name], took_s) for name in nodes}, _readable(committed, seen), commits
+        {name: _watched(before[name], after[name], took_s) for name in nodes}, _readable(committed, seen), commits, {}
     )
 
 
@@ -230,6 +250,9 @@ def _figures(case: Case, found: Found) -> dict[str, float]:
     figures: dict[str, float] = {}
     for role, watched in found.watched.items():
         figures[f"{case}: {role} cpu share"] = watched.cpu_s
+        if role in found.idle:
+            figures[f"{case}: {role} idle cpu share"] = found.idle[role]
+            figures[f"{case}: {role} added cpu share"] = watched.cpu_s - found.idle[role]
         if can_count():
             figures[f"{case}: {role} written MB/s"] = watched.written_bytes / 1e6
             figures[f"{case}: {role} sent MB/s"] = watched.sent_bytes / 1e6
@@ -242,8 +265,11 @@ def _figures(case: Case, found: Found) -> dict[str, float]:
     return figures
 
 
+_COSTS = ("written MB/s", "sent MB/s", "cpu share", "added cpu share")
+
+
 def _costs(found: dict[Case, Found], figures: dict[str, float]) -> Table:
-    names = [f"{role} {what}" for role in ROLES for what in ("written MB/s", "sent MB/s", "cpu share")]
+    names = [f"{role} {what}" for role in ROLES for what in _COSTS]
     rows = [[str(case), *(_shown(figures.get(f"{case}: {name}"), name) for name in names)] for case in found]
     return Table(head=["at 10 transactions a second", *names], rows=rows)
 

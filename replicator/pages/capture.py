@@ -55,7 +55,7 @@ ATTEMPTS_MAX = 5
 class Base(NamedTuple):
     """The shadow that a look is compared with: its file, and what its node knows of it."""
 
-    path: Path
+    path: str | Path
     inode: int
     page_size: int
     page_count: int

@@ -163,7 +163,7 @@ def _answered(capture: Capture, question: dict[str, Any]) -> tuple[dict[str, Any
 
 def _looked(capture: Capture, question: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     base = Base(
-        Path(question["shadow"]), question["inode"], question["page_size"], question["count"], int(question["look"], 16)
+        question["shadow"], question["inode"], question["page_size"], question["count"], int(question["look"], 16)
     )
     found = capture.look(base)
     data = found.change.to_bytes() if found.change is not None else b""

@@ -43,7 +43,7 @@ class Files:
     """What is read of them. `counter`: that of changes, outside of WAL mode."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = str(path)
         self._database = self._log = self._index = -1
         self.wal: WalIndex | None = None
         self.counter = b""
@@ -75,7 +75,7 @@ class Files:
 
     def is_by_name(self) -> bool:
         """Whether it is the database of that name."""
-        return os.path.samestat(self._path.stat(), os.fstat(self._database))
+        return os.path.samestat(os.stat(self._path), os.fstat(self._database))
 
     def _open_log(self) -> None:
         try:

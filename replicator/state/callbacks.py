@@ -59,6 +59,7 @@ class Application:
         self._state = state
         self._inside = inside
         self._version = version
+        self._kept = state if isinstance(state, KeptState) else None
         #: The state's own `check`; None: it has none, and every change is written.
         check: Callable[[Any], Any] | None = getattr(state, "check", None)
         self._check = None if check is None else at_version(check, version)
@@ -116,14 +117,14 @@ class Application:
 
     def survived(self) -> bool:
         with self._inside.of("survived()"):
-            return isinstance(self._state, KeptState) and self._state.survived()
+            return self._kept is not None and self._kept.survived()
 
     def published(self) -> None:
-        if not isinstance(self._state, KeptState):
+        if self._kept is None:
             return
         with self._inside.of("published()"):
             try:
-                self._state.published()
+                self._kept.published()
             except BaseException as error:
                 if asked_to_end(error):
                     raise

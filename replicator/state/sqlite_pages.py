@@ -236,11 +236,13 @@ class _Notes:
 
     def __init__(self) -> None:
         self._path: Path | None = None
+        #: Whether there may be a file: a primary forgets again and again.
+        self._is_there = False
         self._headers: list[str] = []
         self.was_wal = False
 
     def read(self, path: Path) -> None:
-        self._path = path
+        self._path, self._is_there = path, True
         try:
             mode, *self._headers = path.read_text().split()
         except (OSError, ValueError):  # none, or one that a power cut left
@@ -253,6 +255,7 @@ class _Notes:
     def write(self, *headers: bytes) -> None:
         """What cannot be noted costs a copy too many at the next start."""
         if self._path is not None:
+            self._is_there = True
             mode = "wal" if self.was_wal else "other"
             told = " ".join([mode, *(header.hex() for header in headers)])
             with suppress(OSError):
@@ -268,9 +271,10 @@ class _Notes:
 
     def forget(self) -> None:
         self.was_wal = False
-        if self._path is not None:
+        if self._path is not None and self._is_there:
             with suppress(OSError):
-                self._path.unlink()
+                self._path.unlink(missing_ok=True)
+                self._is_there = False
 
 
 def _normal_pieces(pieces: Iterable[Any], path: Path) -> Iterator[bytes]:

@@ -10,8 +10,9 @@ Values in memory change after the commit only, so a save that failed (a full dis
 
 **A power cut is another matter.** It takes the newest saves that were not *synced* (`checkpoint_sync.py`).
 
-**A change that follows is one row.** Other saves say anew what the file holds and how far it is. One of changes alone,
-not synced, does not: to open the file is to fold the rows after what it says of itself.
+**A change that follows is one row.** Other saves say anew what the file holds and how far it is. One of changes alone
+does not: to open the file is to fold the rows after what it says of itself. So that these are not too many, every
+`_UNSAID_MAX` changes it is said all the same.
 
 **What is kept** is told in `checkpoint_file.py`. A complete snapshot becomes the payload by its number and no byte is
 copied.
@@ -26,8 +27,9 @@ complete one becomes the payload only if the fold took it for its own history (`
 did not follow, or of another than the term's holder, is dropped: the state at `position` does not come from it.
 
 **Nothing is believed that was not checked.** `inspect` checks the whole file. SQLite drops the end of a WAL that does
-not fit its checksums without a word, which would give an older save: the number of the last synced one stands in the
-lock file too. It is written after the commit and not synced: at worst it lags, and is never ahead.
+not fit its checksums without a word, which would give an older save: which one was synced last, and how many changes
+it had, stands in the lock file too. That is written after the commit and not synced: at worst it lags, and is never
+ahead.
 
 **Two failures are kept apart.** A file that can be read and is wrong is *damaged*: it is set aside under another name
 and the node rebuilds itself from the log (G8). A disk that cannot be read or written is an error and stays one: taken
@@ -76,7 +78,7 @@ from replicator.storage.database_files import mark_sealed
 from replicator.storage.directory_lock import DirectoryLock
 from replicator.storage.disk_errors import translated
 from replicator.storage.fork_writer import StateInFork, copy_database, finish_fork
-from replicator.storage.opening import opened_or_begun
+from replicator.storage.opening import mark_of, opened_or_begun
 from replicator.storage.save_transaction import SaveTransaction, Step, Weights, weights_of, with_less
 
 __all__ = ["Checkpoint", "Loaded", "Step"]
@@ -84,6 +86,9 @@ __all__ = ["Checkpoint", "Loaded", "Step"]
 
 #: A primary under load saves a thousand steps at once, on another thread. In between a writer gets the interpreter.
 _STEPS_AT_ONCE = 32
+
+#: To fold so many when the file is opened takes a few hundredths of a second.
+_UNSAID_MAX = 1000
 
 
 class Loaded(NamedTuple):
@@ -128,6 +133,7 @@ class Checkpoint:
                 if is_private(opens):
                     mark_sealed(self._database.connection)
                 self._saved = with_digest(self._saved, self._rows_of_now(), self._left.changes, self.path, opens)
+                #: What is known to outlive a power cut, and what the file says of itself, but for changes since.
                 self._synced = self._said = self._saved
                 self._weights = weights_of(self._database.connection, self._saved, self._left.changes)
         except BaseException:
@@ -234,8 +240,7 @@ class Checkpoint:
     @property
     def file_bytes(self) -> int:
         """Bytes of the file and of its WAL. It asks the disk, which may hang."""
-        wal = self.path.with_name(f"{self.path.name}-wal")
-        return sum(disk.size_of(path) for path in (self.path, wal))
+        return sum(disk.size_of(path) for path in (self.path, self._database.wal))
 
     # --- writing ---
 
@@ -252,6 +257,8 @@ class Checkpoint:
         self._owner.check()
         with self._mutex:
             rows_say_all = not synced and not to_sync and _follow(self._saved, steps, boot)
+            unsaid = self._saved.changes.rows + len(steps) - self._said.changes.rows
+            rows_say_all = unsaid <= _UNSAID_MAX and _follow(self._saved, steps, boot)
             with self._database.transaction(synced=synced) as db:
                 draft = SaveTransaction(db, self._saved, self._weights, self._left)
                 for count, step in enumerate(steps, 1):
@@ -259,8 +266,12 @@ class Checkpoint:
                     if count % _STEPS_AT_ONCE == 0:
                         let_others_run()
                 saved = draft.finish(view, boot)
-                if not rows_say_all:
+                if rows_say_all:
+                    saved = saved._replace(save=self._saved.save)
+                else:
                     _write_saved(db, saved)
+            if not rows_say_all:
+                self._said = saved
             self._saved, self._weights = saved, Weights(draft.headers, draft.earlier)
             self._left = draft.left
             if not rows_say_all:
@@ -300,9 +311,9 @@ class Checkpoint:
                 self._has_synced(saved)
 
     def _has_synced(self, saved: Saved) -> None:
-        if saved.save > self._synced.save:
+        if mark_of(saved) > mark_of(self._synced):
             self._synced = saved
-            self.lock.mark(saved.save)
+            self.lock.mark(mark_of(saved))
 
     @property
     def is_synced(self) -> bool:

@@ -29,6 +29,7 @@ class SyncedDatabase:
 
     def __init__(self, path: Path, mutex: AbstractContextManager[object]) -> None:
         self._path = path
+        self.wal = Path(f"{path}-wal")
         self._mutex = mutex
         self._db: sqlite3.Connection | None = None
         self._syncs = True
@@ -39,7 +40,7 @@ class SyncedDatabase:
         self._db = connect(self._path)
         # Of a process that was killed: its last saves are with the system, and perhaps not on the disk yet.
         with contextlib.suppress(FileNotFoundError):
-            disk.sync(self._wal)
+            disk.sync(self.wal)
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -47,10 +48,6 @@ class SyncedDatabase:
         if self._db is None:
             raise CheckpointError(path=self._path, problem="it was closed")
         return self._db
-
-    @property
-    def _wal(self) -> Path:
-        return Path(f"{self._path}-wal")
 
     @contextlib.contextmanager
     def transaction(self, *, synced: bool) -> Iterator[sqlite3.Connection]:
@@ -79,7 +76,7 @@ class SyncedDatabase:
         """
         with translated(self._path):
             try:
-                disk.sync(self._wal)
+                disk.sync(self.wal)
             except OSError as error:
                 with self._mutex:
                     if self._db is None:  # it was closed meanwhile: that deletes the WAL

@@ -8,12 +8,13 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from replicator.errors import DirectoryInUse
 from replicator.storage import disk
 from replicator.storage.file_identity import place_of
 
-__all__ = ["DirectoryLock", "ended_boot"]
+__all__ = ["DirectoryLock", "Mark", "ended_boot"]
 
 #: Whoever asks which boot has ended (`ended_boot`) holds the lock for a moment: a node that starts in that moment tries
 #: again.
@@ -21,22 +22,30 @@ TRIES = 5
 TRY_AGAIN_S = 0.02
 
 
+class Mark(NamedTuple):
+    """Up to where a checkpoint is synced: the number of the save that it tells, and how many changes it has."""
+
+    save: int = 0
+    changes: int = 0
+
+
 class DirectoryLock:
-    """The lock on a data directory; its file says which process has it, and the number of the last save (`marked`).
+    """The lock on a data directory; its file says which process has it, and up to where it was saved (`marked`).
 
     Below that it says which boot worked here last, and where this file was then: in a copy of the directory the file is
-    elsewhere (`file_identity.py`), and the boot may still be at work. Here it has ended, for it had the lock.
+    elsewhere (`file_identity.py`), and the boot may still be at work. Here it has ended, for it had the lock. The
+    changes of the mark come last, where programs of before look for nothing.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._file = disk.open_lock(data_dir / "lock")
         try:
             self._take(data_dir)
-            found = _found(self._file)
-            #: 0 where nothing can be said: no file, or one that a power cut emptied.
-            self.marked = int(found[2]) if found else 0
+            self.marked = _marked(self._file)
             self.ended = _ran_here(self._file)
-            os.pwrite(self._file, _text(self.marked), 0)
+            ran = _RAN.match(os.pread(self._file, 512, len(_text(0))))
+            self._ran = ran[0] if ran else b""
+            os.pwrite(self._file, _text(self.marked.save), 0)
         except BaseException:
             self.release()
             raise
@@ -49,14 +58,16 @@ class DirectoryLock:
             time.sleep(TRY_AGAIN_S)
         raise _in_use(self._file, data_dir)
 
-    def mark(self, save: int) -> None:
+    def mark(self, mark: Mark) -> None:
         # The save has happened. Without its mark it only cannot be missed if the disk forgets it.
+        self.marked = mark
         with contextlib.suppress(OSError):
-            os.pwrite(self._file, _text(save), 0)
+            os.pwrite(self._file, _text(mark.save) + self._ran + _changes_text(mark), 0)
 
     def runs(self, boot: str) -> None:
         # Without it the next start here takes a few heartbeats longer, if it comes that soon.
-        text = f"boot {boot} {place_of(self._file)}\n".encode()
+        self._ran = f"boot {boot} {place_of(self._file)}\n".encode()
+        text = self._ran + _changes_text(self.marked)
         with contextlib.suppress(OSError):
             os.pwrite(self._file, text, len(_text(0)))
             os.ftruncate(self._file, len(_text(0)) + len(text))
@@ -69,6 +80,7 @@ class DirectoryLock:
 
 _TEXT = re.compile(rb"pid +(\d+)\nsave (\d{20})\n")
 _RAN = re.compile(rb"boot (\S+) (\S+)\n")
+_CHANGES = re.compile(rb"changes (\d{20}) of (\d{20})\n")
 
 
 def ended_boot(data_dir: Path) -> str:
@@ -99,9 +111,21 @@ def _found(file: int) -> re.Match[bytes] | None:
     return _TEXT.match(os.pread(file, 64, 0))
 
 
+def _marked(file: int) -> Mark:
+    """Zeros where nothing can be said: no file, or one that a power cut emptied."""
+    found, changes = _found(file), _CHANGES.search(os.pread(file, 512, 0))
+    save = int(found[2]) if found else 0
+    # Otherwise a program of before, which knows of no changes, marked a later save.
+    return Mark(save, int(changes[1]) if changes and int(changes[2]) == save else 0)
+
+
 def _in_use(file: int, data_dir: Path) -> DirectoryInUse:
     found = _found(file)
     return DirectoryInUse(path=data_dir, who=f"process {int(found[1])}" if found else "another process")
+
+
+def _changes_text(mark: Mark) -> bytes:
+    return b"changes %020d of %020d\n" % (mark.changes, mark.save)
 
 
 def _text(save: int) -> bytes:

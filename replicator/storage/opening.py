@@ -8,11 +8,11 @@ from replicator.errors import CheckpointError
 from replicator.storage import disk
 from replicator.storage.checkpoint_file import Damaged, Leavings, Saved, inspect
 from replicator.storage.database_files import NEW, begin, check_writable, discard, exists, put_aside
-from replicator.storage.directory_lock import DirectoryLock
+from replicator.storage.directory_lock import DirectoryLock, Mark
 
 from ..runtime.event_log import EventLogger
 
-__all__ = ["opened_or_begun"]
+__all__ = ["mark_of", "opened_or_begun"]
 
 _logger = EventLogger(__name__)
 
@@ -28,8 +28,9 @@ def opened_or_begun(path: Path, lock: DirectoryLock, group: str, node: str) -> t
     try:
         check_writable(path)
         saved, left = inspect(path)
-        if saved.save < lock.marked:
-            raise Damaged(f"its newest saves are missing: it has {saved.save} of {lock.marked}")
+        if (has := mark_of(saved)) < (marked := lock.marked):
+            what = f"save {has.save} with {has.changes} changes, and not {marked.save} with {marked.changes}"
+            raise Damaged(f"its newest saves are missing: it has {what}")
     except Damaged as problem:
         aside = put_aside(path)
         hint = "The node rebuilds itself from the log."
@@ -47,10 +48,15 @@ def opened_or_begun(path: Path, lock: DirectoryLock, group: str, node: str) -> t
     return saved, left, None
 
 
+def mark_of(saved: Saved) -> Mark:
+    """The mark of a file that has this: saves of changes alone have no number, they have more changes."""
+    return Mark(saved.save, saved.changes.rows)
+
+
 def _begun(path: Path, lock: DirectoryLock, group: str, node: str) -> Saved:
     saved = Saved(group=group, node=node)
-    if lock.marked:  # by a file that is gone: come back after a power cut, it would make this one damaged
-        lock.mark(0)
+    if lock.marked.save:  # by a file that is gone: come back after a power cut, it would make this one damaged
+        lock.mark(Mark())
         disk.sync(path.with_name("lock"))
     draft = path.with_name(NEW)
     begin(draft, saved)

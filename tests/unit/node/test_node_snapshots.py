@@ -47,6 +47,7 @@ from tests.support.kv import (
     put,
 )
 from tests.support.nodes import large
+from tests.support.opaque import KIB, Text, pieces
 
 
 class TestSnapshotsThatAreTooHeavy:
@@ -394,6 +395,22 @@ class TestSnapshots:
         send(a)
         # then
         assert len(swept) == 3
+
+    def test_the_log_is_asked_to_sweep_after_what_cut_something_and_not_after_a_patch(self, group: Group) -> None:
+        class Counting(MemoryLog):
+            sweeps = 0
+
+            def sweep(self) -> bool:
+                self.sweeps += 1
+                return False
+
+        log = Counting(group.server)
+        rest = pieces(100 * KIB)
+        a = group.primary("a", log=log, state=Text([b"one", *rest]))
+        for text, what, more in ((b"one", "whole", 1), (b"two", "patch", 0), (b"three", "patch", 0)):
+            a._setup.state.pieces, before = [text, *rest], log.sweeps
+            assert a.publish().what == what
+            assert log.sweeps == before + more
 
     def test_a_sweep_takes_no_longer_than_its_caller_has_and_keeps_nobody_from_publishing(self, group: Group) -> None:
         class Endless(MemoryLog):

@@ -14,6 +14,7 @@ import pytest
 from replicator import Node
 from replicator.errors import CorruptRecord
 from replicator.format.pages import PageChange
+from replicator.storage.shadow import Shadow
 from tests.support.bank import Bank, audited, content
 from tests.support.bank_actions import ACTIONS
 from tests.support.kv import PATIENCE_S, eventually
@@ -229,3 +230,23 @@ def test_what_a_killed_program_left_at_the_path_of_a_standby_is_no_part_of_what_
 
 def existing(pair: PageGroup) -> set[str]:
     return {suffix for suffix in ("", "-wal") if Path(f"{pair.theirs}{suffix}").exists()}
+
+
+def test_a_change_is_saved_before_the_shadow_of_a_standby_gets_it(
+    pair: PageGroup, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shadow that is torn by a kill is mended by what the checkpoint has: the change that tore it has to be there."""
+    checkpoint, really = pair.b._running.replica.saved.checkpoint, Shadow.make
+    has: list[bool] = []
+
+    def make(shadow: Shadow, change: PageChange) -> None:
+        if shadow.path.parent == pair.b.data_dir:
+            *_, newest = checkpoint.changes()
+            has.append(change.digest.to_bytes(16, "big") in newest.body)
+        really(shadow, change)
+
+    monkeypatch.setattr(Shadow, "make", make)
+    for _ in range(3):
+        bank.transfer()
+        pair.carry()
+    assert has == [True, True, True]

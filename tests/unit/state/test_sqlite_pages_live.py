@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from replicator.pages import live as module
+from replicator.replica.pages_updater import PagesUpdater
 from tests.support.bank import Bank, Broken, audit, audited, content
 from tests.support.bank_actions import ACTIONS, ALONE, OF_WAL
 from tests.support.file_locks import looked_at
@@ -205,3 +206,37 @@ def test_nobody_reads_while_the_journal_is_written(tmp_path: Path, monkeypatch: 
     assert before[:512] == bytes(512) != after[:512]
     assert before[512:] == after[512:]
     assert audited(tmp_path / "untouched") == 3
+
+
+def test_a_step_that_comes_too_late_leaves_alone_what_the_program_of_a_new_primary_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A live write looks whether it is still to be done once it has the state for itself, and not before."""
+    began, may_go_on, over = Event(), Event(), Event()
+
+    def tried(updater: PagesUpdater) -> bool:
+        began.set()
+        may_go_on.wait(PATIENCE_S)
+        try:
+            return really(updater)
+        finally:
+            over.set()
+
+    really = PagesUpdater._tried
+    monkeypatch.setattr(PagesUpdater, "_tried", tried)
+    with PageGroup(tmp_path, live=True) as pair, Bank(pair.ours, mode="delete", page_size=PAGE_BYTES) as bank:
+        # given a standby that is about to bring its database up to date
+        for _ in range(2):
+            bank.transfer()
+            pair.carry()
+        eventually(began.is_set)
+        # when it comes to lead, and its program writes, before that is done
+        pair.b.promote(timeout_s=PATIENCE_S)
+        with Bank(pair.theirs) as theirs:
+            theirs.transfer()
+            may_go_on.set()
+            eventually(over.is_set)
+            # then what the program wrote is there
+            assert audit(theirs.db) == 3
+        assert audited(pair.theirs) == 3
+        assert list(tmp_path.glob("theirs.db.replaced-*")) == []

@@ -7,11 +7,12 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from replicator.errors import StateError
-from replicator.format.pages import NO_PAGES
+from replicator.format.pages import NO_PAGES, PageChange
 from replicator.pages import capture as module
 from replicator.pages.capture import Base, Capture
 from tests.support.bank import MODES, Bank, audit, audited, content
@@ -233,3 +234,61 @@ def test_a_log_that_is_begun_anew_under_a_look_is_read_once_more(
         assert looks == 2
         made.write_bytes(b"".join(change.pages.values()))
         assert audited(made) == 70
+
+
+class Published:
+    """A shadow of pages of 512 bytes that becomes what a look says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+        self.base = Base(path, path.stat().st_ino, 512, 0, NO_PAGES)
+
+    def becomes(self, change: PageChange | None) -> None:
+        assert change is not None
+        with self.path.open("r+b") as file:
+            for number, page in change.pages.items():
+                file.seek((number - 1) * 512)
+                file.write(page)
+            file.truncate(change.page_count * 512)
+        self.base = self.base._replace(page_count=change.page_count, digest=change.digest)
+
+
+def test_a_log_that_is_begun_anew_under_a_glance_gives_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the salts of the log, after it was read, says that frames were overwritten meanwhile."""
+    published, frames = Published(tmp_path / "shadow"), 0
+    with Bank(tmp_path / "bank", mode="wal", page_size=512) as bank:
+
+        def in_frame(files: Any, frame: int) -> bytes:
+            nonlocal frames
+            frames += 1
+            if frames == 1:
+                bank.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                bank.transfer(40)
+            return really(files, frame)
+
+        bank.transfer(30)
+        capture = Capture(bank.path)
+        published.becomes(capture.look(published.base).change)
+        bank.transfer()
+        really = module.Files.in_frame
+        monkeypatch.setattr(module.Files, "in_frame", in_frame)
+        published.becomes(capture.look(published.base).change)
+        assert frames > 1
+        assert audited(published.path) == 71
+
+
+def test_a_log_that_only_grew_is_read_without_a_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open a database with SQLite takes longer than all else of a look."""
+    published = Published(tmp_path / "shadow")
+    with Bank(tmp_path / "bank", mode="wal", page_size=512) as bank:
+        bank.transfer()
+        capture = Capture(bank.path)
+        published.becomes(capture.look(published.base).change)
+        monkeypatch.setattr(module, "held", Mock(side_effect=AssertionError("a transaction")))
+        assert capture.look(published.base).change is None
+        bank.transfer()
+        published.becomes(capture.look(published.base).change)
+        assert audited(published.path) == 2

@@ -31,9 +31,10 @@ from replicator.format.snapshot_parts import Progress
 from replicator.protocol.fold import Holder, Verdict, View
 from replicator.protocol.node_state import NodeState
 from replicator.protocol.snapshot_due import changes_bytes_max
-from replicator.storage import checkpoint_file
+from replicator.storage import checkpoint, checkpoint_file
 from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.storage.save_transaction import ROWS_TOGETHER
+from replicator.storage.directory_lock import DirectoryLock, Mark
 from replicator.testing import MemoryRedis
 from tests.support.checkpoint_child import encoded, state_of
 from tests.support.checkpoints import Primary, Standby, contents, noise
@@ -145,6 +146,47 @@ def test_what_follows_is_saved_as_rows_alone_and_folded_when_the_file_is_opened(
     assert standby.stored.load() == (primary.node_state.view, "boot-s", "g")
     assert list(standby.stored.changes())[1:] == records
     assert standby.state == (noise(1), "x", "y", "z")
+
+
+def test_what_the_file_says_of_itself_is_said_anew_after_so_many_changes(
+    primary: Primary, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a file that is to say it after two changes, synced or not
+    monkeypatch.setattr(checkpoint, "_UNSAID_MAX", 2)
+    primary.change("x")
+    standby.read()
+    said = [_said(standby.stored.path)]
+    # when five come, one at a time
+    for turn in range(5):
+        standby.synced = turn % 2 == 0
+        primary.change("y")
+        standby.read()
+        said.append(_said(standby.stored.path))
+    # then every third one said so, with the first
+    assert said[0] == said[1] != said[2] == said[3] == said[4] != said[5]
+    standby.restart()
+    assert standby.stored.load() == (primary.node_state.view, "boot-s", "g")
+
+
+def test_a_mark_of_changes_counts_for_the_save_that_it_is_of(tmp_path: Path) -> None:
+    lock = DirectoryLock(tmp_path)
+    lock.runs("b1")
+    lock.mark(Mark(7, 3))
+    lock.release()
+    # when it is taken again, then it is there, and so is the boot
+    lock = DirectoryLock(tmp_path)
+    assert (lock.marked, lock.ended) == ((7, 3), "b1")
+    lock.mark(Mark(7, 4))
+    lock.release()
+    lock = DirectoryLock(tmp_path)
+    assert (lock.marked, lock.ended) == ((7, 4), "b1")
+    lock.release()
+    # and when a program of before, which knows the first two lines, has marked another save, then no changes count
+    text = (tmp_path / "lock").read_bytes()
+    (tmp_path / "lock").write_bytes(text.replace(b"save %020d" % 7, b"save %020d" % 8, 1))
+    lock = DirectoryLock(tmp_path)
+    assert lock.marked == (8, 0)
+    lock.release()
 
 
 def test_a_change_that_opens_a_term_is_not_saved_as_a_row_alone(primary: Primary, standby: Standby) -> None:

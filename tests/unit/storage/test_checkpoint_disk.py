@@ -273,7 +273,7 @@ def test_a_synced_save_that_does_not_reach_the_disk_is_the_last_one(cut: Cut, mo
     with monkeypatch.context() as patched:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
-        patched.setattr(checkpoint, "_write_saved", Mock(side_effect=error))
+        patched.setattr(checkpoint.SaveTransaction, "finish", Mock(side_effect=error))
         with pytest.raises(CheckpointError, match="disk I/O error"):
             cut.follow("one", synced=True)
     with pytest.raises(CheckpointError, match="may be lost"):
