@@ -161,10 +161,20 @@ def _published(
         position = str(node.position.id)
         progress(f"the log has the state at {position}")
     finally:
-        head = log.look().head
-        if head is not None and head.node == node.name:
-            ops.switchover(log, led, by=by, reason=f"{reason}: done", timeout_s=max(10.0, _left(deadline)))
+        _give_back(log, node.name, led, by, reason, deadline)
     return position
+
+
+def _give_back(log: RedisLog, name: str, led: str, by: str, reason: str, deadline: float) -> None:
+    """Have the node lead again that led. Raises `NotPrimary` if it does not: then nobody does."""
+    head = log.look().head
+    if head is None or head.node != name:
+        return
+    try:
+        ops.switchover(log, led, by=by, reason=f"{reason}: done", timeout_s=max(10.0, _left(deadline)))
+    except (ReplicatorError, TimeoutError) as error:
+        hint = "nobody leads now, until you `replicator promote NODE`, or a standby with --auto-promote takes over"
+        raise NotPrimary(f"{led}, which led before, did not take the lead back ({error}): {hint}") from error
 
 
 def _reports(log: RedisLog, node: str) -> bool:

@@ -67,6 +67,8 @@ def _tell(ctx: click.Context, error: Exception, exit_code: int) -> None:
     # terminal.
     for number, line in enumerate(str(error).split("\n")):
         click.echo(plain(line if number else f"Error: {line}"), err=True)
+    for line in getattr(error, "__notes__", ()):
+        click.echo(line, err=True)
 
 
 _COMMANDS = {

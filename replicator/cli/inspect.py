@@ -114,8 +114,9 @@ def _kept_text(now: ops.Status) -> str:
 def _node_cells(node: ops.NodeStatus) -> dict[str, Any]:
     # In words it is above the table, and `replicator why` explains the code.
     problem = ", ".join(node.codes) or node.problem
-    role = node.role if node.alive else "-"
-    return {"role": role, "lag": _lag_text(node), "reported": f"{_age(node)} ago", "problem": problem}
+    # Of one that does not report it is not known what it is now, and whether it still has all of the log.
+    known = {} if node.alive else {"role": None, "in_sync": None}
+    return {"lag": _lag_text(node), "reported": f"{_age(node)} ago", "problem": problem, **known}
 
 
 def _log_text(now: ops.Status) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from replicator import ops
 from replicator.errors import ReplicatorError
@@ -12,6 +13,9 @@ from replicator.jobs.errors import JobFailed
 from .context import show_json, show_line, size_text, when
 
 __all__ = ["show_result"]
+
+
+T = TypeVar("T")
 
 
 class _NotEqual(ReplicatorError):
@@ -65,8 +69,8 @@ def _certified(result: Mapping[str, Any]) -> Shown:
 
     lines: list[str] = []
     if result["log"] is not None:
-        nodes = [NodeFacts(**node) for node in result["nodes"]]
-        found = Certificate(log=LogFacts(**result["log"]), nodes=nodes, equal_nodes=result["equal_nodes"])
+        nodes = [_known(NodeFacts, node) for node in result["nodes"]]
+        found = Certificate(log=_known(LogFacts, result["log"]), nodes=nodes, equal_nodes=result["equal_nodes"])
         lines = text_of(found).split("\n")
     if violation := result["violation"]:
         return _said(*lines)[0], _Violated(f"{violation['rule']}: {violation['message']}; {violation['meaning']}")
@@ -88,8 +92,8 @@ def _drilled(result: Mapping[str, Any]) -> Shown:
 
     from .drill import show
 
-    fields = {name: value for name, value in result.items() if name != "passed"}
-    report = Report(**fields | {"faults": [FaultReport(**fault) for fault in result["faults"]]})
+    faults = [_known(FaultReport, fault) for fault in result["faults"]]
+    report = _known(Report, {**result, "faults": faults})
     return lambda: show(report), None if report.passed else _Failed()
 
 
@@ -98,13 +102,18 @@ def _snapshot(result: Mapping[str, Any]) -> Shown:
 
 
 def _switched(result: Mapping[str, Any]) -> Shown:
-    done = ops.Switchover(**result)
+    done = _known(ops.Switchover, result)
     previous = done.previous_primary
     follows = f"{previous} follows" if done.follows else f"{previous} has not said yet that it follows"
     gap = f"nobody could write for at most {done.gap_ms:.0f} ms; nothing is lost"
     if done.handed_over:
         gap = f"nothing is lost; a program that {done.primary} runs (--run) starts when a lease has passed"
     return _said(f"{done.primary} leads in term {done.term}, from {done.first_id} on; {follows}", gap)
+
+
+def _known(kind: type[T], told: Mapping[str, Any]) -> T:
+    """What was told, without what a worker of a later version tells besides. Raises `TypeError` if something lacks."""
+    return kind(**{name: told[name] for name in inspect.signature(kind).parameters if name in told})
 
 
 def _said(*lines: str) -> Shown:

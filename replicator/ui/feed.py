@@ -74,6 +74,7 @@ class Feed:
         self._closed = False
         self._asked_at = -math.inf
         self._newest: Picture | None = None
+        self._newest_at = -math.inf
         self._count = 0
 
     async def pictures(self) -> AsyncIterator[Picture]:
@@ -93,13 +94,13 @@ class Feed:
             self._leave(news)
 
     def asked(self) -> Picture | None:
-        """The newest picture, for who asks now and then instead of watching; None: there is none yet. Raises
-        `NoThread`.
+        """The newest picture, for who asks now and then instead of watching; None: there is none yet, or it is of long
+        ago, as if a look hangs: whoever watches hears nothing then. Raises `NoThread`.
         """
         with self._lock:
-            self._asked_at = time.monotonic()
+            now = self._asked_at = time.monotonic()
             self._begin()
-            return self._newest
+            return self._newest if now - self._newest_at < ASKS_WITHIN_S else None
 
     def look_now(self) -> None:
         """Something was done: do not wait for the next second."""
@@ -155,7 +156,7 @@ class Feed:
                 try:
                     log = log or self._open()
                     looks = looks or self._looks_at(log)
-                    self._newest = looks.next()
+                    self._newest, self._newest_at = looks.next(), time.monotonic()
                     self._count += 1
                     self._tell()
                 except Exception:

@@ -16,6 +16,7 @@ from ..web.guard.rules import EVENTS, PAGE
 from ..web.guard.token_file import TokenFile, Tokens
 from .feed import Feed
 from .files import BEGINS, FILES, POLICY, event, read_file
+from .picture import Picture
 
 __all__ = ["Page"]
 
@@ -30,16 +31,25 @@ class Page:
     def __init__(self, node: Node[Any], *, tokens: str | Path) -> None:
         self.tokens: Tokens = _SharedTokens(Path(tokens))
         self._feed = Feed(node.looking, told_by=f"node {node.name}", metrics=node.own_metrics)
+        self._made: tuple[Picture | None, bytes] = (None, b"")
         self._files = {f"/ui{path}": (read_file(name), media_type) for path, (name, media_type) in FILES.items()}
 
     def answer(self, path: str) -> Answer | None:
         """What is there, at once; None: nothing was seen yet. Raises `NoThread`."""
         if path == EVENTS:
             picture = self._feed.asked()
-            return None if picture is None else _answer(BEGINS + event(picture), "text/event-stream")
+            return None if picture is None else _answer(self._event_of(picture), "text/event-stream")
         if path not in self._files:
             return Answer(308, [("Location", "../ui"), ("Content-Length", "0")], b"")
         return _answer(*self._files[path])
+
+    def _event_of(self, picture: Picture) -> bytes:
+        """It is made once for all who ask for it."""
+        made_of, made = self._made
+        if made_of is not picture:
+            made = BEGINS + event(picture)
+            self._made = (picture, made)
+        return made
 
 
 class _SharedTokens(TokenFile):

@@ -16,17 +16,12 @@ from ..log.interface import LogSize
 from ..ops import status_of
 from ..ops.diagnosis import OK, PROBLEM, WARNING, Check, checks_of_group, checks_of_nodes, is_known
 from ..ops.findings import findings_of
+from ..ops.redis_away import WHAT_HELPS
 from ..protocol.election import NOBODY
 from ..protocol.group import GroupView
 from ..protocol.history import History, HistoryEntry
 from ..runtime.counted import counted
 from .stages import StageShown
-
-#: What helps while it is away.
-WITHOUT_REDIS = (
-    "If it is down, nobody may write, and no standby can take over: bring it back, with its data, and the group goes "
-    "on by itself. If the nodes reach it, they go on: see why this machine does not."
-)
 
 __all__ = ["Picture", "Seen", "picture_of", "record_shown", "terms_shown", "with_redis_away"]
 
@@ -100,7 +95,7 @@ def with_redis_away(picture: Picture, problem: str, *, taken_at: int, away_ms: i
     known = picture.headline["text"].removesuffix(".")
     headline = {"level": PROBLEM, "text": f"Redis is not reached. Before that: {known}."}
     # What was wrong before helps nobody now: there is nothing to promote in, or to resume.
-    found = {"check": "Redis", "level": PROBLEM, "message": f"{problem}. {WITHOUT_REDIS}"}
+    found = {"check": "Redis", "level": PROBLEM, "message": " ".join([f"{problem.removesuffix('.')}.", *WHAT_HELPS])}
     return replace(
         picture, taken_at=taken_at, redis_problem=problem, redis_away_ms=away_ms, look_ms=None, record_rate=None,
         status=status, headline=headline, findings=[found],

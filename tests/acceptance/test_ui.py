@@ -244,10 +244,23 @@ def test_when_redis_is_away_and_when_its_own_process_is_gone(group: Group, brows
     group.redis.pause()
     page.headline("^✖ Redis is not reached. Before that: ")
     page.sees("#facts", "away for")
-    page.sees("#problems", "bring it back, with its data")
-    playwright.expect(page.page.get_by_role("button")).to_have_count(0)
+    page.sees("#problems", "Bring it back, with its data")
+    # nothing is shown as if it were now
+    page.sees("#facts", "lease\\s*not known")
+    page.sees("#nodes tbody tr:has(th:text('a'))", "– was primary.*before Redis went away")
+    page.sees("#lanes tbody", "○ led when Redis was last reached")
+    # and what could do nothing says why, and does nothing
+    buttons = page.page.get_by_role("button")
+    playwright.expect(buttons).to_have_count(3)
+    for button in buttons.all():
+        playwright.expect(button).to_be_disabled()
+        playwright.expect(button).to_have_accessible_description(re.compile("while Redis is away"))
+        button.click(force=True)
+    assert page.page.locator("dialog[open]").count() == 0
+    assert page.barriers() == []
     group.redis.resume()
     page.headline("may write")
+    playwright.expect(page.page.get_by_role("button", name="Switch over to b")).to_be_enabled()
     group.processes["ui"].kill()
     page.headline("This page has heard nothing for")
 

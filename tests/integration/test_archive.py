@@ -329,6 +329,31 @@ def test_a_node_that_loads_is_promoted_once_the_others_have_heard_of_it(
     assert silent == [0]
 
 
+def test_a_load_whose_lead_nobody_takes_back_says_so(
+    world: RedisWorld, start: Start, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = start("a", State())
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(push(1))
+    file = tmp_path / "state.backup"
+    run("backup", file, "--data-dir", tmp_path / "a")
+    really = ops.switchover
+
+    def switchover(log: RedisLog, node: str, **more: Any) -> Any:
+        if node == "a":
+            raise TimeoutError("a does not report")
+        return really(log, node, **more)
+
+    monkeypatch.setattr(ops, "switchover", switchover)
+    said = run("import", file, "--force", "--yes", code=3).output
+    assert "the log has the state at" in said
+    assert "a, which led before, did not take the lead back (a does not report): nobody leads now, until you" in said
+    # and so it is
+    eventually(lambda: a.in_sync and not a.leads)
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(push(2))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
 def test_a_load_that_is_ended_gives_the_lease_back(
     world: RedisWorld, start: Start, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals

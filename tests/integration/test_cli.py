@@ -315,7 +315,7 @@ class TestExitCodes:
         monkeypatch.setattr(ops, "promote", fail)
         result = run("promote", "b")
         assert (result.exit_code, result.stdout) == (code, "")
-        assert result.stderr == f"Error: {error}\n"
+        assert result.stderr.splitlines()[0] == f"Error: {error}"
         # and for programs
         for as_json in (["--json"], ["--output", "json"]):
             result = run("promote", "b", *as_json)

@@ -56,6 +56,9 @@ const MARKS = { ok: "✔", warning: "▲", problem: "✖" };
 
 // --- what is now ----------------------------------------------------------------------------------------------------
 
+/** While Redis is away what is shown was true when it was last reached, and nothing can be done. */
+const isAway = (picture) => picture.redis_problem !== null;
+
 function drawNow(picture) {
   const { status, headline } = picture;
   document.title = `${MARKS[headline.level]} ${status.group}: ${headline.text}`;
@@ -66,13 +69,13 @@ function drawNow(picture) {
   if (at("headline").textContent !== text) at("headline").textContent = text;
   const facts = {
     term: status.era > 1 ? `${status.term} (era ${status.era}: Redis came back, or its log was founded anew)` : status.term,
-    lease: status.lease_ms === null || status.lease_ms === undefined ? "none runs" : `${(status.lease_ms / 1000).toFixed(1)} s left`,
+    lease: isAway(picture) ? "not known" : status.lease_ms === null || status.lease_ms === undefined ? "none runs" : `${(status.lease_ms / 1000).toFixed(1)} s left`,
     head: status.last_id ?? "–",
     log: status.record_count === null || status.record_count === undefined ? "not known" : `${counted(status.record_count, "record")}, ${bytes(status.log_bytes)}`,
     app: status.app ?? "–",
     version: status.version ?? "–",
   };
-  if (picture.redis_problem !== null) facts.Redis = `away for ${span(picture.redis_away_ms)}; what is shown is as old as that`;
+  if (isAway(picture)) facts.Redis = `away for ${span(picture.redis_away_ms)}; what is shown is as old as that`;
   shown(at("facts"), ...Object.entries(facts).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
 }
 
@@ -86,14 +89,15 @@ const standby = (picture) => picture.checks.filter((check) => check.check === "s
 function drawNodes(picture) {
   const rows = picture.status.nodes.map((node) => {
     const leads = node.role === "primary" && node.node === picture.status.holder;
-    const level = !node.alive || node.problem ? "problem" : node.in_sync ? "ok" : "warning";
-    const state = !node.alive ? "silent" : node.role;
-    const lag = node.lag_records === null ? "not known" : node.lag_records === 0 ? "none" : `${counted(node.lag_records, "record")}${node.lag_ms ? `, ${span(node.lag_ms)}` : ""}`;
+    const away = isAway(picture);
+    const level = away ? "unknown" : !node.alive || node.problem ? "problem" : node.in_sync ? "ok" : "warning";
+    const state = `${away ? "was " : ""}${!node.alive ? "silent" : node.role}`;
+    const lag = away ? "not known" : node.lag_records === null ? "not known" : node.lag_records === 0 ? "none" : `${counted(node.lag_records, "record")}${node.lag_ms ? `, ${span(node.lag_ms)}` : ""}`;
     const cells = {
-      Role: element("span", { class: `mark ${level}` }, `${MARKS[level]} ${state}`),
+      Role: element("span", { class: `mark ${level}` }, `${MARKS[level] ?? "–"} ${state}`),
       Position: node.position,
       Lag: leads ? "–" : lag,
-      Reported: `${span(node.age_ms)} ago`,
+      Reported: away ? "before Redis went away" : `${span(node.age_ms)} ago`,
       Version: node.reads_min === node.reads_max ? String(node.version) : `${node.version} (reads ${node.reads_min}–${node.reads_max})`,
       Problem: node.problem ? element("span", {}, ...prose(node.problem)) : "",
     };
@@ -105,12 +109,16 @@ function drawNodes(picture) {
 }
 
 function actionsOf(node, leads, picture) {
-  if (!picture.may_act || leads || !node.alive || picture.redis_problem !== null) return [];
+  if (!picture.may_act || leads || !node.alive) return [];
   const orderly = picture.status.holder !== null && picture.status.nodes.some((each) => each.node === picture.status.holder && each.alive);
   const what = orderly ? "switchover" : "promote";
-  return [element("button", { type: "button", "data-key": `${what}-${node.node}`, "data-act": what, "data-node": node.node },
+  return [element("button", { type: "button", "data-key": `${what}-${node.node}`, "data-act": what, "data-node": node.node, ...heldBack(picture) },
     orderly ? `Switch over to ${node.node} …` : `Promote ${node.node} …`)];
 }
+
+/** Of a button that could do nothing now: it can still be found, and says why. */
+const heldBack = (picture) => (isAway(picture) ? { "aria-disabled": "true", "aria-describedby": "why-not" } : {});
+const isHeldBack = (button) => button.getAttribute("aria-disabled") === "true";
 
 // --- terms ----------------------------------------------------------------------------------------------------------
 
@@ -149,10 +157,11 @@ const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
 function ledBlock(term, next, picture) {
   const lasted = term.lasted_ms === null ? "" : `${span(term.lasted_ms)}, `;
-  const current = !next && picture.status.holder === term.holder;
+  const newest = !next && picture.status.holder === term.holder;
+  const current = newest && !isAway(picture);
   const how = [term.what, term.by && `by ${term.by}`].filter(Boolean).join(", ");
   return element("div", { class: current ? "led current" : "led" },
-    element("b", {}, current ? "● leads" : `■ ${lasted}${term.ended ?? (next ? "ended" : "held it last")}`),
+    element("b", {}, current ? "● leads" : newest ? "○ led when Redis was last reached" : `■ ${lasted}${term.ended ?? (next ? "ended" : "held it last")}`),
     term.reason ? `${how}: ${term.reason}` : how || "how it began is not known");
 }
 
@@ -160,7 +169,7 @@ function ledBlock(term, next, picture) {
 
 const plots = [
   { title: "Records a second", text: (value) => `${value}/s`, values: (picture) => ({ written: picture.record_rate }) },
-  { title: "Lag of each standby", text: (value) => counted(value, "record"), values: (picture) => Object.fromEntries(picture.status.nodes.filter((node) => node.node !== picture.status.holder).map((node) => [node.node, node.alive ? node.lag_records : null])) },
+  { title: "Lag of each standby", text: (value) => counted(value, "record"), values: (picture) => Object.fromEntries(picture.status.nodes.filter((node) => node.node !== picture.status.holder).map((node) => [node.node, node.alive && !isAway(picture) ? node.lag_records : null])) },
   { title: "Redis answers in", text: (value) => `${value} ms`, values: (picture) => ({ look: picture.look_ms }) },
 ];
 const points = [];
@@ -303,17 +312,22 @@ async function act(what, node) {
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest?.("[data-act]");
-  if (button) act(button.dataset.act, button.dataset.node);
+  if (button && !isHeldBack(button)) act(button.dataset.act, button.dataset.node);
 });
 
 function drawButtons(picture) {
   const may = picture.may_act && token !== "";
   document.body.classList.toggle("acts", may);
-  at("buttons").hidden = !may || picture.redis_problem !== null;
+  at("buttons").hidden = !may;
+  at("why-not").hidden = !may || !isAway(picture);
   const paused = picture.checks.some((check) => check.check === "failover" && check.message.includes("`replicator resume`"));
   const button = at("pause");
   button.textContent = paused ? "Resume failover …" : "Pause failover …";
-  button.onclick = () => paused
+  for (const name of ["aria-disabled", "aria-describedby"]) {
+    if (isAway(picture)) button.setAttribute(name, heldBack(picture)[name]);
+    else button.removeAttribute(name);
+  }
+  button.onclick = () => isHeldBack(button) ? null : paused
     ? open("Resume automatic failover?", [element("p", {}, "Nodes that are told to take over by themselves do so again.")], "Resume", { reason: false }, () => ask("do/resume", {}))
     : open("Pause automatic failover?", [element("p", {}, "No node takes over by itself until it is resumed, not even if the primary dies.")], "Pause", {}, ({ reason }) => ask("do/pause", given(reason)));
 }

@@ -133,6 +133,11 @@ def test_while_redis_is_away_it_is_said_so_and_the_first_who_asks_does_not_wait_
     assert (answer.status_code, answer.json()["error"], "retry-after" in answer.headers) == (503, "busy", True)
     held.set()
     assert eventually(lambda: site.ask("GET", "/ui/events", headers=bearer(READER)).status_code == 200)
+    # and when a look hangs later, what was seen before is not told as if it were now
+    monkeypatch.setattr(feed_module, "ASKS_WITHIN_S", 0.1)
+    held.clear()
+    assert eventually(lambda: site.ask("GET", "/ui/events", headers=bearer(READER)).status_code == 503)
+    held.set()
 
 
 def test_nobody_looks_any_more_once_nobody_asks(

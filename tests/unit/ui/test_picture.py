@@ -79,7 +79,7 @@ def test_while_redis_is_away_the_last_picture_grows_old(paper: Paper) -> None:
     assert now.status["nodes"][0]["age_ms"] == before.status["nodes"][0]["age_ms"] + 4000
     # and what helps now is told, instead of what would have helped before
     assert [(each["check"], each["level"]) for each in now.findings] == [("Redis", "problem")]
-    assert "bring it back, with its data" in now.findings[0]["message"]
+    assert "Bring it back, with its data and not empty" in now.findings[0]["message"]
     assert before.status["nodes"][0]["age_ms"] < 4000, "the one before is as it was"
 
 
