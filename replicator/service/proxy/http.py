@@ -75,7 +75,7 @@ class HttpProxy:
             await send(message)
 
         try:
-            visit = Visit(scope, receive)
+            visit = self._visit(scope, receive)
             if visit.nonce is not None:
                 self._place.node.hear(visit.nonce)
                 await _send_whole(send, 204, [], b"")
@@ -90,6 +90,13 @@ class HttpProxy:
             elif not isinstance(error, httpx.HTTPError):
                 raise
             # Of an answer that has begun, nothing but its end can tell that it breaks off.
+
+    def _visit(self, scope: Scope, receive: Receive) -> Visit:
+        try:
+            return Visit(scope, receive)
+        except Refusal as refusal:
+            self._passing.measures.not_taken(refusal)
+            raise
 
     async def _pass(self, visit: Visit, send: Send) -> None:
         passing = self._passing

@@ -43,6 +43,11 @@ def test_a_request_counts_once_by_what_became_of_it(site: Site) -> None:
     site.target.does = lambda asked: None
     assert ask(here, "POST").json()["error"] == "outcome_unknown"
     assert counted(measures) == {"here": 2, "unknown": 1}
+    where = urlsplit(here)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=PATIENCE_S) as connection:
+        connection.sendall(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+    assert counted(measures) == {"here": 2, "unknown": 1, "refused": 1}
     # of a standby: by its own program, by the primary's proxy, by nobody
     site.target.does = lambda asked: ok()
     standby = FakeNode()
