@@ -83,8 +83,13 @@ def _before(entry: HistoryEntry) -> str | None:
     """How the term before ended."""
     if entry.ended is None:
         return None
-    lasted = f" after {_length(entry.lasted_ms)}" if entry.lasted_ms is not None else ""
+    lasted = f"{_lasted(entry.ended)} {_length(entry.lasted_ms)}" if entry.lasted_ms is not None else ""
     return f"{entry.ended_node} in {entry.ended_term}: {entry.ended}{lasted}"
+
+
+def _lasted(ended: str) -> str:
+    """A lease that ran out did so later: nothing is known but when its holder was last heard of."""
+    return ", last heard of after" if ended == "lease ran out" else " after"
 
 
 def _length(ms: int) -> str:

@@ -158,6 +158,22 @@ replicator_redis_memory_used_bytes gauge
 replicator_redis_memory_max_bytes gauge
     Its maxmemory; missing: there is none, or it is not known.
 
+== Proxy
+replicator_proxy_requests_total counter outcome
+    Requests that came to its proxy (`--proxy`) and are over, or whose answer has begun: answered by the program of this
+    node as the primary (here) or as a standby (standby), by the primary's proxy (forwarded); waited for longer than
+    --proxy-wait-s (gave_up), refused at once (refused), sent and without an answer, of a write (unknown) and of what is
+    safe (no_answer); their client left (client_left); an error of the proxy (failed). WebSockets count as they open.
+replicator_proxy_wait_seconds histogram
+    How long requests waited that found no program to take them, as through a failover, until one took them or they gave
+    up.
+replicator_proxy_waiting gauge
+    Requests that wait for a program now.
+replicator_proxy_body_bytes gauge
+    Bodies of requests under way that it keeps, so that they can be sent once more.
+replicator_proxy_websockets gauge
+    WebSockets that are open through it.
+
 == Archive
 replicator_archive_up gauge
     1 if the archiver runs. These are served by `replicator archive --metrics`; their label node is its host.

@@ -5,7 +5,7 @@ The bases of `Node` that bring calls of one kind have this one in common (`async
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from .. import tracing
 from ..errors import ChangeRejected, ChangeTooLarge, CheckFailed, ConfigError, NotRunning, ResultNotKept
 from ..log.interface import Log
 from ..metrics.node_metrics import NodeMetrics
+from ..metrics.node_metrics import NodeMetrics, Value
 from ..runtime.request_writes import NOTED
 from ..state import ReplicatedState
 from .acks import Level
@@ -41,6 +42,8 @@ class NodeCalls(NodeFacts):
     def __init__(self, setup: NodeSetup, *, http: str) -> None:
         super().__init__(setup, http=http)
         self._ack = setup.options.level
+        #: What is measured beside it, by the names of `metrics/catalogue.py`.
+        self.measured_beside: Callable[[], Mapping[str, Value]] = dict
 
     def metrics(self) -> list[NodeMetrics]:
         """What it tells Prometheus (`replicator.metrics`), and what the other nodes of its host do."""
@@ -49,7 +52,8 @@ class NodeCalls(NodeFacts):
 
     def own_metrics(self) -> NodeMetrics:
         """Of this node alone."""
-        return metrics_of(self, self._setup, self._begun)
+        own = metrics_of(self, self._setup, self._begun)
+        return own._replace(values={**own.values, **self.measured_beside()})
 
     def looking(self) -> Log:
         """Another log of its group, for who only looks on beside it, and closes it."""

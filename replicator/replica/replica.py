@@ -287,9 +287,10 @@ class Replica:
             self._log_once.tell("sync", _OUT_OF_SYNC, what)
 
     def _tell_term(self, record: TermRecord) -> None:
-        # An election is the ordinary course of things; somebody who intervenes is not.
+        # An election is the ordinary course of things, and so is the first term, which somebody has to ask for.
+        # Somebody who intervenes later is not.
         by_itself = record.by == record.node
-        level = logging.INFO if by_itself else logging.WARNING
+        level = logging.INFO if by_itself or record.id.term == 1 else logging.WARNING
         text = "term %d: %s leads (%s%s)"
         told = record.id.term, record.node, record.reason, "" if by_itself else f", asked by {record.by}"
         logger.at(level, "term.began", text, *told, term=record.id.term, holder=record.node, by=record.by)

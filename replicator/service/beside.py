@@ -14,7 +14,7 @@ from ..state.sqlite_pages import SQLitePages
 from .kept_files import KeptFiles
 from .quiesce import Quiesce
 
-__all__ = ["Asked", "StateBeside", "attach", "state_beside"]
+__all__ = ["Asked", "StateBeside", "attach", "state_beside", "where_writes_go"]
 
 #: Or one by pages, which is an `SQLiteState`, too.
 StateBeside = FileState | SQLiteState | DirectoryState
@@ -89,3 +89,23 @@ def attach(state: StateBeside | None, asked: Asked, runs: Callable[[], bool]) ->
     """Have the program wait while its directory is read. `runs`: whether it does, and may write."""
     if isinstance(state, DirectoryState):
         state.quiesced = Quiesce(asked.on_quiesce, asked.dir or Path(), runs=runs)
+
+
+class Told(Protocol):
+    """As far as a `Node` says where writes go."""
+
+    name: str
+    proxy: str
+
+    @property
+    def leads(self) -> bool: ...
+    @property
+    def primary_proxy(self) -> str | None: ...
+
+
+def where_writes_go(node: Told) -> str:
+    """For whoever sends one to the node itself, which has a port of its own beside that of the program."""
+    proxy = node.proxy or node.primary_proxy
+    program = "the program on this machine" if node.leads else "the program of the node that leads"
+    to = f"the proxy at {proxy}" if proxy else program
+    return f"node {node.name} is beside a program, and serves its health and no state: send writes to {to}"

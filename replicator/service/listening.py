@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.types import ASGIApp
 
 from ..errors import ConfigError
@@ -42,8 +44,10 @@ def certificate_of(access: Access) -> Certificate | None:
     return Certificate(access.cert, access.key)
 
 
-def guarded(app: ASGIApp, *, host: str, advertised: str, access: Access) -> ASGIApp:
-    """The application, for those who may. `host`: where it listens. Raises `ConfigError`."""
+def guarded(
+    app: ASGIApp, *, host: str, advertised: str, access: Access, elsewhere: Callable[[], str] | None = None
+) -> ASGIApp:
+    """The application, for those who may. `host`: where it listens; `elsewhere`: for `Rules`. Raises `ConfigError`."""
     tokens = None if access.tokens is None else TokenFile(access.tokens)
     if tokens is not None and access.cert is None and not checks.is_loopback(host):
         logger.warning(
@@ -51,4 +55,4 @@ def guarded(app: ASGIApp, *, host: str, advertised: str, access: Access) -> ASGI
             "tokens come to %s in the clear: give --http-cert and --http-key, or have TLS end before it, close by",
             host,
         )
-    return Guarded(app, Rules(Hosts(host, advertised=advertised, more=access.hosts), tokens))
+    return Guarded(app, Rules(Hosts(host, advertised=advertised, more=access.hosts), tokens, elsewhere=elsewhere))

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from ..storage import disk
 from ..storage.keyring import sealing_of
 from ..storage.published_pages import BY_PAGES_WITH_A_KEY
 from .access import Access
-from .beside import attach, state_beside
+from .beside import attach, state_beside, where_writes_go
 from .proxy import Proxy, ProxyOptions
 from .run import RunOptions, RunProgram
 from .sidecar import Sidecar
@@ -141,9 +142,9 @@ def serve(
     )
     page = ui_routes(feed)
     served = health_app(node, routes=page) if beside else registry_app(node, routes=page)
-    server = WebServer(
-        guarded(served, host=host, advertised=advertised, access=access), host=host, port=port, certificate=certificate
-    )
+    elsewhere = partial(where_writes_go, node) if beside else None
+    app_for_all = guarded(served, host=host, advertised=advertised, access=access, elsewhere=elsewhere)
+    server = WebServer(app_for_all, host=host, port=port, certificate=certificate)
     SPEAKER.set(node.speaker)  # of whatever else is logged in this process
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
     if proxy is not None:

@@ -37,6 +37,7 @@ from ..runtime.process import Owner
 from ..runtime.threads import started
 from ..state.sqlite_pages import SQLitePages
 from .beside import StateBeside
+from .first_file import FirstFile
 from .requests_under_way import RequestsUnderWay
 from .role_commands import Commands, command
 from .run import RunProgram
@@ -119,6 +120,7 @@ class Sidecar:
         #: What the file looked like when it was published last, and in which term.
         self._published: tuple[object, int] | None = None
         self._log_once = LogOnce(logger)
+        self._first_file = FirstFile()
         #: What a proxy has passed to the program: that is answered before the program is told to stop.
         self.requests = RequestsUnderWay()
 
@@ -277,6 +279,8 @@ class Sidecar:
             self._log_once.tell("publish", _WAITS, f"not published: {error}", kind="redis")
             return str(error)
         except ReplicatorError as error:
+            if self._first_file.is_awaited(state):
+                return str(error)
             node.report("publisher", ProgramError(what="not published:", problem=str(error)))
             return str(error)
         # Looked at before it was read: what was written meanwhile shows the next time.

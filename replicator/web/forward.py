@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -128,7 +129,8 @@ class _Settings:
     def _keywords(self) -> dict[str, Any]:
         limits = self._httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=32)
         # Of the environment nothing: a proxy for the way out is none for the way to a node.
-        return {"limits": limits, "trust_env": False}
+        # Which certificates are believed the machine says, as everywhere else here: httpx has a list of its own.
+        return {"limits": limits, "trust_env": False, "verify": ssl.create_default_context()}
 
     def _request(self, method: str, url: str, headers: list[Header], body: Any) -> httpx.Request:
         connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)

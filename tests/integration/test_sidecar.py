@@ -84,7 +84,7 @@ def promote(log: RedisLog, name: str) -> None:
     ops.promote(log, name, by="test", timeout_s=PATIENCE_S)
 
 
-def ask(url: str) -> tuple[int, Any]:
+def ask(url: str | urllib.request.Request) -> tuple[int, Any]:
     try:
         with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             return answer.status, json.loads(answer.read())
@@ -131,6 +131,10 @@ def test_a_file_follows_its_primary_through_a_failover(processes: Processes, log
     assert ask(f"{http}/health")[1]["role"] == "primary"
     assert ask(f"{http}/ready") == (200, {"ready": True, "role": "primary"})
     assert ask(f"{http}/v1/nodes")[0] == 404
+    # who takes it for the program is told where that is
+    status, refused = ask(urllib.request.Request(f"{http}/posts", data=b"title=hello"))
+    assert (status, refused["error"]) == (404, "no_writes_here")
+    assert refused["detail"].endswith("send writes to the program on this machine")
 
     # when it is killed, and its program writes on
     a.send_signal(signal.SIGKILL)

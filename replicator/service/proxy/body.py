@@ -24,6 +24,8 @@ class Body:
         self._receive = receive
         self._kept: list[bytes] = []
         self._has_begun = False
+        #: How much of it is kept here.
+        self.kept_bytes = 0
         self.has_ended = not exists
         #: Whether all that was read of it is still here.
         self.is_whole = True
@@ -33,11 +35,10 @@ class Body:
         if self._has_begun:
             return
         self._has_begun = True
-        size = 0
-        while not self.has_ended and size < KEPT_BYTES:
+        while not self.has_ended and self.kept_bytes < KEPT_BYTES:
             piece = await self._next()
             self._kept.append(piece)
-            size += len(piece)
+            self.kept_bytes += len(piece)
 
     def content(self) -> bytes | AsyncIterator[bytes] | None:
         """All of it, from its beginning. One that is not kept can be had once."""

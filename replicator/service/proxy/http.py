@@ -75,16 +75,13 @@ class HttpProxy:
             await send(message)
 
         try:
-            visit = Visit(scope, receive)
+            visit = self._visit(scope, receive)
             if visit.nonce is not None:
                 self._place.node.hear(visit.nonce)
                 await _send_whole(send, 204, [], b"")
                 return
-            answer = await self._passing.until_taken(visit.asked, lambda where: self._attempt(visit, where))
-            try:
-                await _relayed(visit, answer, sent)
-            finally:
-                await answer.close()
+            with self._passing.measures.keeping(visit.body):
+                await self._pass(visit, sent)
         except ClientGone:
             pass
         except Exception as error:
@@ -94,6 +91,28 @@ class HttpProxy:
                 raise
             # Of an answer that has begun, nothing but its end can tell that it breaks off.
 
+    def _visit(self, scope: Scope, receive: Receive) -> Visit:
+        try:
+            return Visit(scope, receive)
+        except Refusal as refusal:
+            self._passing.measures.not_taken(refusal)
+            raise
+
+    async def _pass(self, visit: Visit, send: Send) -> None:
+        passing = self._passing
+        try:
+            # At the client's pace. What was known of the primary when it began to send may not be so at its end; and it
+            # keeps no switchover waiting.
+            await visit.body.begin()
+            answer = await passing.until_taken(visit.asked, lambda where: self._attempt(visit, where))
+        except Exception as error:
+            passing.measures.not_taken(error)
+            raise
+        try:
+            await _relayed(visit, answer, send)
+        finally:
+            await answer.close()
+
     # --- where it goes ---
 
     async def _attempt(self, visit: Visit, where: Local | Follow | Remote) -> Answer:
@@ -102,7 +121,6 @@ class HttpProxy:
         return await (self._followed(visit) if isinstance(where, Follow) else self._remote(visit, where.url))
 
     async def _local(self, visit: Visit, term: int) -> Answer:
-        await visit.body.begin()  # at the client's pace, which keeps no switchover waiting
         with self._place.beside.requests.one():
             # Counted before it is looked: whoever wants the program to stop sees the one or the other.
             answer = await self._asked(visit, self._options.target_url, to_program=True, term=term)
@@ -209,7 +227,6 @@ class HttpProxy:
             by=self._place.node.name,
             to_program=to_program,
         )
-        await visit.body.begin()
         content = visit.body.content()
         if term and content is not None and not isinstance(content, bytes):
             content = self._while_leading(content, term)

@@ -16,6 +16,7 @@ from ...runtime.backoff import Backoff
 from ...runtime.event_log import EventLogger
 from ...runtime.log_once import Lasting, LogOnce
 from ...web.failures import Refusal
+from .measures import GaveUp, Measures, Waiting
 from .place import Place
 from .routing import Asked, Follow, Local, Refused, Remote, Wait, route
 
@@ -51,29 +52,42 @@ class Passing:
         self._wait_s = wait_s
         self._reads = reads
         self._log_once = LogOnce(logger, patience_s=QUIET_S)
+        self.measures = Measures()
 
     async def until_taken(self, asked: Asked, attempt: Callable[[Local | Follow | Remote], Awaitable[T]]) -> T:
         """What `attempt` gives, which raises `Again` for another one. Raises `Refusal`: nothing was sent."""
         clock = asyncio.get_running_loop().time
         until, backoff = clock() + self._wait_s, Backoff(LOOK_AGAIN_S, LOOK_AGAIN_S_MAX)
-        while True:
-            where = route(asked, self._place.standing(), reads=self._reads)
-            if isinstance(where, Refused):
-                raise Refusal(503, "not_primary", f"{where.why}; nothing was written: try again in a moment")
-            if isinstance(where, Wait):
-                reason = Again(*where)
-            else:
-                try:
-                    taken = await attempt(where)
-                except Again as again:
-                    reason = again
-                else:
-                    self._log_once.over("waits")
+        with Waiting(self.measures, clock) as waiting:
+            while True:
+                where = route(asked, self._place.standing(), reads=self._reads)
+                if isinstance(where, Refused):
+                    raise Refusal(503, "not_primary", f"{where.why}; nothing was written: try again in a moment")
+                taken = await self._tried(where, attempt, waiting)
+                if not isinstance(taken, Again):
                     return taken
-            asked = replace(asked, needs_primary=asked.needs_primary or reason.needs_primary)
-            if clock() >= until or self._place.is_closing:
-                message = f"{reason}, within {self._wait_s:g} s; nothing was written: try again in a moment"
-                raise Refusal(503, reason.code, message)
-            if not reason.needs_primary:
-                self._log_once.tell("waits", _WAITS, f"requests wait: {reason}")
-            await asyncio.sleep(min(backoff.failed(), max(0.0, until - clock())))
+                if clock() >= until or self._place.is_closing:
+                    message = f"{taken}, within {self._wait_s:g} s; nothing was written: try again in a moment"
+                    raise GaveUp(503, taken.code, message)
+                waiting.begins()
+                asked = replace(asked, needs_primary=asked.needs_primary or taken.needs_primary)
+                if not taken.needs_primary:
+                    self._log_once.tell("waits", _WAITS, f"requests wait: {taken}")
+                await asyncio.sleep(min(backoff.failed(), max(0.0, until - clock())))
+
+    async def _tried(
+        self,
+        where: Local | Follow | Remote | Wait,
+        attempt: Callable[[Local | Follow | Remote], Awaitable[T]],
+        waiting: Waiting,
+    ) -> T | Again:
+        if isinstance(where, Wait):
+            return Again(*where)
+        waiting.tries()
+        try:
+            taken = await attempt(where)
+        except Again as again:
+            return again
+        self._log_once.over("waits")
+        self.measures.taken(where)
+        return taken

@@ -43,6 +43,7 @@ class Proxy:
         self._node = node
         self._place = Place(node, sidecar)
         passing = Passing(self._place, wait_s=options.wait_s, reads=options.reads)
+        node.measured_beside = passing.measures.values
         apps: dict[str, App] = {
             "http": HttpProxy(self._place, passing, options),
             "websocket": WebSocketProxy(self._place, passing, options),

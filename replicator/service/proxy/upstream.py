@@ -7,6 +7,7 @@ and then nobody knows whether it had read what was sent meanwhile.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -57,7 +58,9 @@ class Upstream:
     def _transport(*, kept: int) -> httpx.AsyncHTTPTransport:
         limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=kept, keepalive_expiry=KEPT_S)
         # Of the environment nothing: a proxy for the way out is none for the way to a node.
-        return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+        # Which certificates are believed the machine says, as everywhere else here: httpx has a list of its own.
+        trusted = ssl.create_default_context()
+        return httpx.AsyncHTTPTransport(limits=limits, trust_env=False, verify=trusted)
 
     async def ask(self, base: str, outgoing: Outgoing, *, is_safe: bool, check: Callable[[], None]) -> Answer:
         """The head of the answer is there. Raises `NotSent`, `Broken`, and what the body raises, and `check`: that is

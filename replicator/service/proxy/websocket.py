@@ -28,7 +28,7 @@ from .headers import REFUSED, answered, passed_on, trusts
 from .options import ProxyOptions
 from .passing import Again, Passing
 from .place import Place
-from .routing import Asked, Follow, Local, Remote
+from .routing import Follow, Local, Remote
 from .visit import Receive, Scope, Send, Visit
 
 __all__ = ["WebSocketProxy"]
@@ -73,9 +73,7 @@ class WebSocketProxy:
         await receive()  # websocket.connect
         try:
             visit = Visit(scope, receive)
-            there, holds = await self._passing.until_taken(
-                _of_the_primary(visit), lambda where: self._attempt(scope, visit, where)
-            )
+            there, holds = await self._opened(scope, visit)
         except InvalidStatus as denied:
             response = denied.response
             given = [(name.lower().encode(), value.encode()) for name, value in response.headers.raw_items()]
@@ -85,8 +83,17 @@ class WebSocketProxy:
         except (Refusal, WebSocketException, OSError, ValueError) as error:
             await _refuse(scope, send, error)
             return
-        async with there:
-            await _Tunnel(there, receive, send, holds).run()
+        with self._passing.measures.websocket():
+            async with there:
+                await _Tunnel(there, receive, send, holds).run()
+
+    async def _opened(self, scope: Scope, visit: Visit) -> tuple[ClientConnection, Callable[[], bool]]:
+        try:
+            asked = replace(visit.asked, needs_primary=True)  # whatever reads do
+            return await self._passing.until_taken(asked, lambda where: self._attempt(scope, visit, where))
+        except Refusal as refusal:
+            self._passing.measures.not_taken(refusal)
+            raise
 
     async def _attempt(
         self, scope: Scope, visit: Visit, where: Local | Follow | Remote
@@ -146,10 +153,6 @@ class WebSocketProxy:
         if is_tls:
             call |= {"ssl": ssl.create_default_context(), "server_hostname": there.hostname}
         return call
-
-
-def _of_the_primary(visit: Visit) -> Asked:
-    return replace(visit.asked, needs_primary=True)
 
 
 def _host_of(visit: Visit) -> str:

@@ -7,7 +7,8 @@ In this order:
 3. No page of another origin had it sent (403), by its `Origin` and `Sec-Fetch-Site`. A link from elsewhere to a page of
    ours is none: the answer is shown, and the other page does not see it.
 4. It has the right that it needs (401, 403), once there are tokens.
-5. A write says that its body is JSON (415): what a form sends never does.
+5. The node takes writes (404): one beside a program does not, and says where they go.
+6. A write says that its body is JSON (415): what a form sends never does.
 
 Without a token: what load balancers and orchestrators ask, because few of them can send one, and what the answer says
 (a name, a role, a term, a position) is on every answer of the service anyway; and the files of the page, in which there
@@ -16,7 +17,7 @@ is nothing of the group. `/health`, `/cluster`, `/history` and `/metrics` are fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -68,17 +69,24 @@ class Request(NamedTuple):
 
 
 class Rules:
-    """`tokens`: None: whoever reaches the port may do everything."""
+    """`tokens`: None: whoever reaches the port may do everything. `elsewhere`: says where writes go that this node does
+    not take; None: it takes them."""
 
-    def __init__(self, hosts: Hosts, tokens: Tokens | None) -> None:
+    def __init__(self, hosts: Hosts, tokens: Tokens | None, *, elsewhere: Callable[[], str] | None = None) -> None:
         self._hosts = hosts
         self._tokens = tokens
+        self._elsewhere = elsewhere
 
     def refusal(self, request: Request) -> Failure | None:
         """Why it is refused; None: it is not."""
-        return (
-            _target(request) or self._host(request) or _origin(request) or self._right(request) or _media_type(request)
-        )
+        of_the_sender = _target(request) or self._host(request) or _origin(request) or self._right(request)
+        return of_the_sender or self._write(request) or _media_type(request)
+
+    def _write(self, request: Request) -> Failure | None:
+        is_of_the_node = request.path in PROBES or request.path == "/ui" or request.path.startswith("/ui/")
+        if self._elsewhere is None or request.method in SAFE or is_of_the_node:
+            return None
+        return Failure(status=404, code="no_writes_here", message=self._elsewhere())
 
     def _host(self, request: Request) -> Failure | None:
         sent = request.headers.get("host", [])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from replicator import ConfigError
-from replicator.service.beside import state_beside
+from replicator.service.beside import state_beside, where_writes_go
 from replicator.service.serve import Program
 from replicator.state.directory import DirectoryState
 from replicator.state.file import FileState
@@ -40,3 +41,25 @@ def test_what_does_not_fit_is_refused_before_anything_begins(asked: dict[str, An
     paths = {name: tmp_path / asked[name] for name in ("file", "sqlite", "dir") if name in asked}
     with pytest.raises(ConfigError, match=said):
         state_beside(Program(**{**asked, **paths}), tmp_path / "data", "a")
+
+
+@dataclass
+class Beside:
+    name: str = "a"
+    proxy: str = ""
+    leads: bool = False
+    primary_proxy: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("node", "to"),
+    [
+        (Beside(), "the program of the node that leads"),
+        (Beside(leads=True), "the program on this machine"),
+        (Beside(primary_proxy="http://b:1"), "the proxy at http://b:1"),
+        (Beside(proxy="http://a:1", primary_proxy="http://b:1"), "the proxy at http://a:1"),
+    ],
+)
+def test_who_writes_to_a_node_beside_a_program_is_told_where_that_goes(node: Beside, to: str) -> None:
+    what = "node a is beside a program, and serves its health and no state: send writes to"
+    assert where_writes_go(node) == f"{what} {to}"

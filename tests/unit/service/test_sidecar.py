@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from replicator import ops
 from replicator.errors import ConfigError, LogUnavailable, PromotionRefused
 from replicator.node.options import NodeOptions
+from replicator.service import first_file
 from replicator.service import sidecar as module
 from replicator.service.proxy import ProxyOptions
 from replicator.service.role_commands import command
@@ -315,8 +317,9 @@ def test_what_a_program_writes_when_it_is_told_to_stop_is_published(group: Group
 
 
 def test_what_cannot_be_published_now_is_said_once_and_published_later(
-    group: Group, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    group: Group, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(first_file, "MADE_WITHIN_S", 0.0)
     log = group.faulty_log()
     state = FileState(tmp_path / "ours")
     a = group.primary("a", state=state, log=log)
@@ -332,6 +335,25 @@ def test_what_cannot_be_published_now_is_said_once_and_published_later(
     assert "for a moment" in caplog.text
     said = [r for r in caplog.records if r.levelno == logging.ERROR and "there is no such file" in r.getMessage()]
     assert len(said) == 1
+
+
+def test_a_file_that_its_program_has_not_made_yet_is_no_trouble(
+    group: Group, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_file, "MADE_WITHIN_S", math.inf)
+    state = FileState(tmp_path / "ours")
+    with caplog.at_level(logging.INFO):
+        a = group.primary("a", state=state)
+        with Sidecar(a, state, publish_every_s=0.02) as beside:
+            eventually(lambda: "is not there yet" in caplog.text)
+            assert "there is no such file" in beside.publish_now().problem, "who waits for it is told"
+            state.path.write_bytes(b"made")
+            eventually(lambda: a.position.id.n == 2)
+            assert not [r.getMessage() for r in caplog.records if r.levelno > logging.INFO]
+            # it was there, and is gone
+            state.path.unlink()
+            eventually(lambda: [r for r in caplog.records if r.levelno == logging.ERROR])
+    assert caplog.text.count("is not there yet") == 1
 
 
 def test_a_bug_is_told_once_and_tried_more_and_more_rarely(

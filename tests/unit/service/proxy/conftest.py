@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from replicator.sandbox.free_ports import free_port
 from replicator.service.proxy.http import HttpProxy
@@ -17,6 +24,7 @@ from replicator.service.proxy.passing import Passing
 from replicator.service.proxy.place import Place
 from replicator.service.requests_under_way import RequestsUnderWay
 from replicator.service.sidecar import Publication
+from replicator.web.certificate import Certificate
 from replicator.web.server import WebServer
 from tests.support.kv import PATIENCE_S
 
@@ -53,6 +61,8 @@ class FakeNode:
     def publish_now(self) -> Publication:
         return self.publish()
 
+
+LARGE = b"x" * 300_000
 
 #: Gets a request, as it came, and gives an answer, as it goes; None: it breaks the connection.
 Doing = Callable[[bytes], bytes | None]
@@ -118,14 +128,17 @@ class Site:
     def start(self) -> None:
         self.target = Target(self.target_port)
 
-    def proxy(self, node: FakeNode | None = None, app: Any = HttpProxy, **options: Any) -> str:
-        """Its URL."""
+    def proxy(
+        self, node: FakeNode | None = None, app: Any = HttpProxy, certificate: Certificate | None = None, **options: Any
+    ) -> str:
+        """Its URL. `measures`: what the newest one counts."""
         given = {"wait_s": PATIENCE_S, **options}
         told = ProxyOptions(listen="127.0.0.1:0", target=f"127.0.0.1:{self.target_port}", **given)
         node = node or self.node
         place = Place(node, node)
         passing = Passing(place, wait_s=told.wait_s, reads=told.reads)
-        server = WebServer(app(place, passing, told), for_proxy=True)
+        self.measures = passing.measures
+        server = WebServer(app(place, passing, told), certificate=certificate, for_proxy=True)
         server.start()
         self._servers.append(server)
         return server.url
@@ -134,6 +147,80 @@ class Site:
         for server in self._servers:
             server.stop()
         self.target.close()
+
+
+class Program:
+    """One that answers bit by bit, when it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self.goes_on = threading.Event()
+        self.pieces: list[int] = []
+        self.opened: list[dict[str, Any]] = []
+        self.ended: list[int] = []
+        self.cut_off = False
+        routes = [
+            Route("/stream", self._stream, methods=["GET", "POST"]),
+            Route("/port", self._port, methods=["GET", "POST"]),
+            Route("/sent", self._sent, methods=["POST"]),
+            WebSocketRoute("/socket", self._socket),
+            WebSocketRoute("/denied", self._denied),
+        ]
+        self.server = WebServer(Starlette(routes=routes), port=port, for_proxy=True)
+
+    async def _stream(self, request: Request) -> Response:
+        async def events() -> AsyncIterator[bytes]:
+            try:
+                yield b"data: 1\n\n"
+                while not self.goes_on.is_set():
+                    await asyncio.sleep(0.01)
+                if request.url.query == "breaks":
+                    raise ZeroDivisionError
+                yield b"data: 2\n\n"
+            finally:
+                self.ended.append(1)
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def _port(self, request: Request) -> Response:
+        assert request.client is not None
+        return Response(str(request.client.port))
+
+    async def _sent(self, request: Request) -> Response:
+        try:
+            async for piece in request.stream():
+                self.pieces.append(len(piece))
+        except ClientDisconnect:
+            self.cut_off = True
+        return Response(str(sum(self.pieces)))
+
+    async def _socket(self, socket: WebSocket) -> None:
+        self.opened.append({"headers": dict(socket.headers), "query": socket.url.query})
+        await socket.accept("notes" if "notes" in socket.scope["subprotocols"] else None)
+        try:
+            while True:
+                message = await socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    raise WebSocketDisconnect(message.get("code", 0))
+                if message.get("text") == "end":
+                    await socket.close(4001, "enough")
+                    return
+                await (
+                    socket.send_bytes(message["bytes"]) if message.get("bytes") else socket.send_text(message["text"])
+                )
+        except WebSocketDisconnect as gone:
+            self.ended.append(gone.code)
+
+    async def _denied(self, socket: WebSocket) -> None:
+        await socket.send_denial_response(Response("nobody", 401, {"X-Why": "no session"}))
+
+
+def ask(url: str, method: str = "GET", path: str = "/", **more: Any) -> httpx.Response:
+    with httpx.Client(timeout=6 * PATIENCE_S, trust_env=False) as client:
+        return client.request(method, url + path, **more)
+
+
+def lines(asked: bytes) -> list[bytes]:
+    return asked.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
 
 
 @pytest.fixture

@@ -16,14 +16,7 @@ from replicator.service.proxy import http
 from replicator.service.sidecar import Publication
 from tests.support.kv import PATIENCE_S, eventually, in_thread
 
-from .conftest import FakeNode, Site, ok
-
-LARGE = b"x" * 300_000
-
-
-def ask(url: str, method: str = "GET", path: str = "/", **more: Any) -> httpx.Response:
-    with httpx.Client(timeout=6 * PATIENCE_S, trust_env=False) as client:
-        return client.request(method, url + path, **more)
+from .conftest import LARGE, FakeNode, Site, ask, lines, ok
 
 
 def raw(url: str, sent: bytes) -> bytes:
@@ -31,10 +24,6 @@ def raw(url: str, sent: bytes) -> bytes:
     with socket.create_connection((where.hostname or "", where.port or 0), timeout=6 * PATIENCE_S) as connection:
         connection.sendall(sent)
         return connection.recv(65536)
-
-
-def lines(asked: bytes) -> list[bytes]:
-    return asked.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
 
 
 def test_a_write_is_passed_as_it_came_and_published_before_it_is_answered(site: Site) -> None:
@@ -170,28 +159,13 @@ def test_requests_wait_for_a_program_that_takes_them(site: Site) -> None:
     assert late.headers["replicator-refused"] == "not_primary"
 
 
-class Looked(FakeNode):
-    """`looks`: how often it was asked whether its program takes requests."""
-
-    looks, takes = 0, 5
-
-    @property
-    def program_term(self) -> int:  # type: ignore[override]
-        self.looks += 1
-        return self.takes
-
-    @program_term.setter
-    def program_term(self, term: int) -> None:
-        self.takes = term
-
-
 def test_a_client_that_sends_slowly_reaches_no_program_that_may_not_lead_by_then(site: Site) -> None:
     # given a request that a program would take, of which not all is here
-    node = Looked()
-    where = urlsplit(site.proxy(node, wait_s=0))
+    node = site.node
+    where = urlsplit(site.proxy(wait_s=0))
     with socket.create_connection((where.hostname or "", where.port or 0), timeout=6 * PATIENCE_S) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo")
-        eventually(lambda: node.looks)
+        eventually(lambda: site.measures.values()["replicator_proxy_body_bytes"] == 2)
         # then no switchover waits for it
         assert node.requests.are_answered()
         # when the rest comes after the lease is over
@@ -363,3 +337,21 @@ def test_what_two_servers_may_read_differently_is_refused(site: Site) -> None:
     ):
         assert raw(url, wrong).startswith(b"HTTP/1.1 4"), wrong[:60]
     assert not site.target.asked
+
+
+def test_a_body_that_comes_slowly_goes_to_who_is_the_primary_when_all_of_it_has_come(site: Site) -> None:
+    """And not to a URL that was proven when its head came: another server may be there by then."""
+    former, b = Site(), FakeNode()
+    try:
+        b.follows(former.proxy())
+        where = urlsplit(site.proxy(b))
+        measures = site.measures
+        with socket.create_connection((where.hostname or "", where.port or 0), timeout=6 * PATIENCE_S) as connection:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbo")
+            eventually(lambda: measures.values()["replicator_proxy_body_bytes"] == 2)
+            b.follows(site.proxy())
+            connection.sendall(b"dy")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        assert (len(former.target.asked), len(site.target.asked)) == (0, 1)
+    finally:
+        former.close()

@@ -6,93 +6,22 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from replicator.service.proxy import websocket
 from replicator.service.proxy.websocket import WebSocketProxy
 from replicator.web import connections
-from replicator.web.server import WebServer
 from tests.support.kv import PATIENCE_S, eventually
 
-from .conftest import FakeNode, Site
+from .conftest import FakeNode, Program, Site
 
 PIECE = b"p" * 50_000
-
-
-class Program:
-    """One that answers bit by bit, when it is told to."""
-
-    def __init__(self, port: int) -> None:
-        self.goes_on = threading.Event()
-        self.pieces: list[int] = []
-        self.opened: list[dict[str, Any]] = []
-        self.ended: list[int] = []
-        self.cut_off = False
-        routes = [
-            Route("/stream", self._stream, methods=["GET", "POST"]),
-            Route("/port", self._port, methods=["GET", "POST"]),
-            Route("/sent", self._sent, methods=["POST"]),
-            WebSocketRoute("/socket", self._socket),
-            WebSocketRoute("/denied", self._denied),
-        ]
-        self.server = WebServer(Starlette(routes=routes), port=port, for_proxy=True)
-
-    async def _stream(self, request: Request) -> Response:
-        async def events() -> AsyncIterator[bytes]:
-            try:
-                yield b"data: 1\n\n"
-                while not self.goes_on.is_set():
-                    await asyncio.sleep(0.01)
-                if request.url.query == "breaks":
-                    raise ZeroDivisionError
-                yield b"data: 2\n\n"
-            finally:
-                self.ended.append(1)
-
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-    async def _port(self, request: Request) -> Response:
-        assert request.client is not None
-        return Response(str(request.client.port))
-
-    async def _sent(self, request: Request) -> Response:
-        try:
-            async for piece in request.stream():
-                self.pieces.append(len(piece))
-        except ClientDisconnect:
-            self.cut_off = True
-        return Response(str(sum(self.pieces)))
-
-    async def _socket(self, socket: WebSocket) -> None:
-        self.opened.append({"headers": dict(socket.headers), "query": socket.url.query})
-        await socket.accept("notes" if "notes" in socket.scope["subprotocols"] else None)
-        try:
-            while True:
-                message = await socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    raise WebSocketDisconnect(message.get("code", 0))
-                if message.get("text") == "end":
-                    await socket.close(4001, "enough")
-                    return
-                await (
-                    socket.send_bytes(message["bytes"]) if message.get("bytes") else socket.send_text(message["text"])
-                )
-        except WebSocketDisconnect as gone:
-            self.ended.append(gone.code)
-
-    async def _denied(self, socket: WebSocket) -> None:
-        await socket.send_denial_response(Response("nobody", 401, {"X-Why": "no session"}))
 
 
 @pytest.fixture

@@ -222,3 +222,16 @@ def test_a_form_that_another_page_sends_is_no_link() -> None:
 def test_a_write_is_json_and_says_so(method: str, headers: list[tuple[str, str]], is_refused: bool) -> None:
     found = code(request(method, "/v1/nodes", bearing("write"), *headers))
     assert found == ("415 unsupported_media_type" if is_refused else None)
+
+
+def test_a_node_that_takes_no_writes_says_where_they_go_whatever_they_are() -> None:
+    beside = Rules(Hosts("127.0.0.1"), None, elsewhere=lambda: "send writes to the proxy")
+    for headers in ((), (JSON,), (("Content-Type", "text/plain"), ("Content-Length", "3"))):
+        refused = beside.refusal(request("POST", "/posts", *headers))
+        assert refused is not None
+        assert (refused.status, refused.code, refused.message) == (404, "no_writes_here", "send writes to the proxy")
+    assert code(request("GET", "/posts"), beside) is None
+    # what is of the node itself, and who may not know
+    assert code(request("POST", "/ui/do/promote", JSON), beside) is None
+    assert code(request("POST", "/primary", JSON), beside) is None
+    assert code(request("POST", "/posts", ("Origin", "http://elsewhere")), beside) == "403 foreign_origin"
