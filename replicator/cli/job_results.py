@@ -107,7 +107,7 @@ def _switched(result: Mapping[str, Any]) -> Shown:
     follows = f"{previous} follows" if done.follows else f"{previous} has not said yet that it follows"
     gap = f"nobody could write for at most {done.gap_ms:.0f} ms; nothing is lost"
     if done.handed_over:
-        gap = f"nothing is lost; a program that {done.primary} runs (--run) starts when a lease has passed"
+        gap = f"nothing is lost; a program that {done.primary} runs (--run) starts next"
     return _said(f"{done.primary} leads in term {done.term}, from {done.first_id} on; {follows}", gap)
 
 

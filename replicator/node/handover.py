@@ -2,7 +2,11 @@
 published.
 
 The switchover command asks for it, the sidecar does it, and the node's heartbeat carries the answer. Only then does the
-command promote the other node. Safety does not depend on it: the promotion is what stops the old primary.
+command promote the other node. No write depends on it: the promotion is what stops the old primary.
+
+Where the node itself runs the program, it also says that nothing of its term goes on any more (`work_over`). That is
+for good: in this term it starts none again, and if the switchover does not come, it takes another one. So whoever takes
+the next term may go by it, however old it is, and need not wait for the end of the lease (`former_leases.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ class Handover:
         self.asked = ""
         #: That id once all is done; `ID: why` if it cannot be done.
         self.answer = ""
+        #: The term in which the program was ended, and is not started again; 0: there is none.
+        self.work_over = 0
         #: What the process of this node is asked to do: for whoever is beside the node, too.
         self.process = ProcessAsks()
         self._wake = wake

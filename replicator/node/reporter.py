@@ -106,6 +106,7 @@ class Reporter:
             heard=self.nonces.newest,
             prepares=self._handover.is_offered,
             prepared=self._handover.answer,
+            work_over=self._handover.work_over,
             process=self._handover.process.run_by,
             goes_on=self._policy.goes_on,
             applied_min=self._observer.applied_min,

@@ -136,6 +136,7 @@ class RoleWatch:
         """The node was started. Raises `NoThread`, and `ConfigError` for work that came while it started."""
         with self._lock:
             self._known, self._former = known, former
+            former.changed = self.poke
         self.check_loops()
         if self._wanted:
             self._want()

@@ -235,7 +235,7 @@ class Switchover:
 
     `gap_ms`: from the last moment in which the old primary could write to the first in which the new one was seen to
     lead, so the gap in the writes was no longer. `handed_over`: the old primary had a program stopped first, and one
-    that `primary` runs (`--run`) starts a lease later than it leads.
+    that `primary` runs (`--run`) starts then, or a lease later than it leads if the old one did not run its own.
     """
 
     primary: str

@@ -4,9 +4,10 @@ A node writes its heartbeat as JSON under its own name; a new one replaces the o
 clock (`log/lua/beat.lua`), so the clocks of nodes do not decide which node is alive.
 
 Heartbeats only inform. They tell the others whom to elect, whom to wait for, and which node needs a snapshot; what may
-be written is decided by terms and the fence. Anybody who can write to Redis can forge one, so reading is strict: an
-entry whose fields do not have the types and ranges of a heartbeat is ignored, and hides no other node. A URL that is
-not that of a node (`node_url.py`) is left out, and the node is there all the same (docs/trust.md).
+be written is decided by terms and the fence. (One thing is believed: that a program was ended for a switchover,
+`work_over`.) Anybody who can write to Redis can forge one, so reading is strict: an entry whose fields do not have the
+types and ranges of a heartbeat is ignored, and hides no other node. A URL that is not that of a node (`node_url.py`) is
+left out, and the node is there all the same (docs/trust.md).
 
 Nodes of different versions understand each other: unknown fields are ignored, and missing ones have their defaults (but
 for the name, the boot and the places in the log, which every version writes).
@@ -58,7 +59,9 @@ class Heartbeat(NamedTuple):
     `kept_bytes`: of all changes that the log still has.
 
     `prepares`: it wants to be asked before a switchover (`node/handover.py`); `prepared`: the request that it has
-    answered, and why it refused, if it did. `left`: it stopped in order, and has nothing that this Redis lacks.
+    answered, and why it refused, if it did. `work_over`: a term that it held and in which nothing of what only a
+    leader does goes on beside it, or will; 0: it says so of none. `left`: it stopped in order, and has nothing that
+    this Redis lacks.
     `goes_on`: in a new run it takes over whichever nodes are missing. `applied_min`: as in the head, as far as this
     node knows, its own settings included. `knew`: the nodes that took part when the log was last whole.
 
@@ -108,6 +111,7 @@ class Heartbeat(NamedTuple):
     kept_bytes: int = 0
     prepares: bool = False
     prepared: str = ""
+    work_over: int = 0
     left: bool = False
     goes_on: bool = False
     applied_min: int = 0

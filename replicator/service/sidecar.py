@@ -14,7 +14,8 @@ The command for a primary runs once the node takes writes, and has all that was 
 standby runs as soon as the node knows that it does not lead any more, when it could not renew its lease (another one
 may lead by then), and when it ends as the primary: the program is to stop writing then. What it wrote last is published
 if the node ends. In a switchover the command runs *before* the other one leads, and what the program wrote last is
-published (`node/handover.py`); if nobody leads soon after that, the program is told to go on. If another one was
+published (`node/handover.py`); if nobody leads soon after that, the program is told to go on, by a node that runs it
+itself in the next term. If another one was
 promoted otherwise, the file becomes what was published, and what was not is kept aside.
 """
 
@@ -65,6 +66,10 @@ STOP_WITHIN_S = 15.0
 
 #: How long the program stays stopped for a switchover that does not come. The tool promotes within that, or not at all.
 HANDED_OVER_FOR_S = 30.0
+
+
+#: How long an attempt may take to lead on in another term, after a switchover that did not come.
+LEAD_ANEW_WITHIN_S = 5.0
 
 
 class Publication(NamedTuple):
@@ -190,7 +195,7 @@ class Sidecar:
         commands = self._commands
         commands.look()
         leads = self._leads
-        self._look_at_handover(leads=leads)
+        self._look_at_handover(leads=leads or self._has_ended_its_work)
         now = ("primary", self._node.term) if leads and self._handing_over is None else ("standby", 0)
         if now != self._told:
             if commands.running == "primary" and now[0] == "standby":
@@ -200,6 +205,8 @@ class Sidecar:
                 self._begin(now[0])
         elif self._handing_over is not None and not commands.running:
             self._hand_over(self._handing_over)
+        elif self._handing_over is None and self._has_ended_its_work:
+            self._lead_anew()
 
     def _begin(self, role: str) -> None:
         node = self._node
@@ -218,7 +225,14 @@ class Sidecar:
     @property
     def _leads(self) -> bool:
         """Whether the node leads, and the program may go by that."""
-        return self._node.leads and (self._run is None or self._run.may_run)
+        if not self._node.leads or self._has_ended_its_work:
+            return False
+        return self._run is None or self._run.may_run
+
+    @property
+    def _has_ended_its_work(self) -> bool:
+        """Whether it leads in a term of which it has said that nothing goes on in it any more."""
+        return self._node.leads and self._node.handover.work_over == self._node.term
 
     # --- a switchover that is planned ---
 
@@ -243,7 +257,20 @@ class Sidecar:
             handover.answered(f"{current.asked}: {problem}")
         else:
             self._handing_over = current._replace(until=time.monotonic() + HANDED_OVER_FOR_S)
+            if self._run is not None:
+                handover.work_over = self._run.ended_term or handover.work_over
             handover.answered(current.asked)
+
+    def _lead_anew(self) -> None:
+        """Nobody came, and in this term the program is not started again: others believe that. So take the next one."""
+        try:
+            self._node.promote(reason="the switchover did not come", timeout_s=LEAD_ANEW_WITHIN_S)
+        except (ReplicatorError, TimeoutError) as error:
+            what = "its program was ended for a switchover that did not come, and it cannot lead on:"
+            self._node.report("handover", ProgramError(what=what, problem=str(error)))
+            self._stopping.wait(LOOK_EVERY_S)
+        else:
+            self._node.report("handover", None)
 
     # --- what the program did ---
 

@@ -37,7 +37,7 @@ from ...runtime import checks
 from ...runtime.backoff import Backoff
 from ...runtime.event_log import EventLogger, in_this_context
 from ...runtime.threads import started
-from ...storage.program_lock import take_program_lock
+from ...storage.program_lock import program_is_over, take_program_lock
 from ..role_commands import command, without_secrets
 from .checking import Checking, Question, question
 from .keeper import ControlGroup
@@ -145,6 +145,14 @@ class RunProgram:
     def may_run(self) -> bool:
         """Whether the node leads, and nobody else may have a program that runs: a leadership begins that late."""
         return self._leadership is not None and not self._leadership.is_over
+
+    @property
+    def ended_term(self) -> int:
+        """The term in which the program might run, and of which nothing is left; 0: there is none, or it runs."""
+        leadership = self._leadership
+        if leadership is None or leadership.is_over or self._run is not None:
+            return 0
+        return leadership.term if program_is_over(self._node.data_dir, within_s=0.0) else 0
 
     # --- what a sidecar asks for, as of `Commands` ---
 

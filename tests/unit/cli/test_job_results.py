@@ -37,7 +37,7 @@ def test_a_switchover_does_not_say_that_a_program_which_has_yet_to_start_takes_w
     show_result("switchover", done | {"handed_over": True}, "table")
     assert capsys.readouterr().out.splitlines() == [
         "b leads in term 2, from 2-7 on; a follows",
-        "nothing is lost; a program that b runs (--run) starts when a lease has passed",
+        "nothing is lost; a program that b runs (--run) starts next",
     ]
 
 

@@ -7,6 +7,7 @@ import math
 from replicator.format.ids import ORIGIN, ZERO_ID, Writer
 from replicator.node.former_leases import FormerLeases
 from replicator.protocol.group import GroupView, Head
+from replicator.protocol.heartbeat import Heartbeat
 
 LENGTH_S = 5.0
 
@@ -61,6 +62,42 @@ def test_that_no_lease_ran_is_true_of_that_term_alone() -> None:
     former = leases()
     former.took_vacant(7)
     assert former.over_at(9, noticed_at=100.0) == 105.0
+
+
+def said(look: GroupView, node: str, boot: str, *, work_over: int) -> GroupView:
+    return look._replace(heartbeats={node: Heartbeat(node, boot, work_over=work_over)})
+
+
+def test_who_follows_a_holder_that_says_its_work_is_over_waits_for_nobody() -> None:
+    former, told = leases(), []
+    former.changed = lambda: told.append(True)
+    former.saw(look("6 b boot-b"), 99.0)
+    # what another boot says, or of another term, counts for nothing
+    for boot, term in (("boot-before", 6), ("boot-b", 5), ("boot-b", 7), ("boot-b", 0)):
+        former.saw(said(look("7 a boot-a"), "b", boot, work_over=term), 100.0)
+    former.saw(said(look("7 a boot-a"), "c", "boot-b", work_over=6), 100.0)
+    assert (former.over_at(7, noticed_at=100.0), told) == (105.0, [])
+    for _ in range(2):
+        former.saw(said(look("7 a boot-a"), "b", "boot-b", work_over=6), 100.0)
+    assert (former.over_at(7, noticed_at=100.0), told) == (NEVER, [True])
+    # nor does it for the term after the next one, which somebody else may have had, but not if that was this boot
+    assert former.over_at(8, noticed_at=100.0) == 105.0
+    former.saw(look("6 b boot-b", granted_ms=9), 100.0)
+    former.held(7)
+    assert former.over_at(8, noticed_at=100.0) == NEVER
+
+
+def test_the_text_of_anybody_is_no_lease_to_go_by() -> None:
+    former = leases()
+    for holder in ("6", "6 b", "six b boot-b", "6 b boot-b more"):
+        former.saw(said(look(holder), "b", "boot-b", work_over=6), 100.0)
+    assert former.over_at(7, noticed_at=100.0) == 105.0
+
+
+def test_who_never_saw_the_lease_of_the_term_before_believes_nobody() -> None:
+    former = leases()
+    former.saw(said(look("7 a boot-a"), "b", "boot-b", work_over=6), 100.0)
+    assert former.over_at(7, noticed_at=100.0) == 105.0
 
 
 def test_ones_own_lease_is_in_nobodys_way() -> None:

@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from replicator import ConfigError, Node
+from replicator import ConfigError, Node, ops
 from replicator.node.leadership import Leadership, Tenure
 from replicator.runtime.process import Owner
 from replicator.service import requests_under_way
@@ -84,6 +84,27 @@ def test_it_runs_where_the_node_leads_and_nowhere_else(beside: Beside, path: Pat
     a.promote(timeout_s=PATIENCE_S)
     eventually(lambda: len(terms(path)) == 3, patience_s=3 * PATIENCE_S)
     assert terms(path) == [(1, "a"), (2, "b"), (3, "a")]
+    assert_one_at_a_time(path)
+
+
+def test_after_a_switchover_it_waits_for_no_lease_since_the_other_one_was_ended_first(
+    group: Group, beside: Beside, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given leases that are longer than anybody's patience here
+    monkeypatch.setitem(globals(), "LEASE_S", 4 * PATIENCE_S)
+    a, b = beside("a", beacon(path)), beside("b", beacon(path))
+    a.promote(timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, a))
+    ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, b))
+    # when one is asked for that does not come, it leads on in the term after, and its program is there again
+    monkeypatch.setattr("replicator.service.sidecar.HANDED_OVER_FOR_S", 0.2)
+    group.log().request("prepare", by="ops", node="b")
+    eventually(lambda: b.term == 3 and runs(path, b))
+    monkeypatch.undo()
+    ops.switchover(group.log(), "a", by="ops", timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, a))
+    assert terms(path) == [(1, "a"), (2, "b"), (3, "b"), (4, "a")]
     assert_one_at_a_time(path)
 
 
