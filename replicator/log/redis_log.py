@@ -146,7 +146,6 @@ class RedisLog:
         #: What nodes read of it.
         self.streams = GroupStreams(self._keys[1], self._keys[4], self._keys[6], sealing)
         self._append = AppendRequest(self._scripts["append"], self._keys)
-        self._append = (self._scripts["append"], self._keys[:3])
         self._rights = Rights(user_of(url), group)
         #: What protects the connections.
         self.transport = transport_of(place_of(url))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .. import tracing
 from ..errors import ChangeRejected, ChangeTooLarge, CheckFailed, ConfigError, NotRunning, ResultNotKept
 from ..log.interface import Log
-from ..metrics.node_metrics import NodeMetrics
 from ..metrics.node_metrics import NodeMetrics, Value
 from ..runtime.request_writes import NOTED
 from ..state import ReplicatedState

@@ -33,8 +33,8 @@ from replicator.protocol.node_state import NodeState
 from replicator.protocol.snapshot_due import changes_bytes_max
 from replicator.storage import checkpoint, checkpoint_file
 from replicator.storage.checkpoint import Checkpoint, Step
-from replicator.storage.save_transaction import ROWS_TOGETHER
 from replicator.storage.directory_lock import DirectoryLock, Mark
+from replicator.storage.save_transaction import ROWS_TOGETHER
 from replicator.testing import MemoryRedis
 from tests.support.checkpoint_child import encoded, state_of
 from tests.support.checkpoints import Primary, Standby, contents, noise
