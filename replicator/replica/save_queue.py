@@ -76,13 +76,13 @@ class SaveQueue:
         with self._disk:
             self._save(steps, synced=synced)
 
-    def _save(self, steps: Sequence[Step], *, synced: bool, to_sync: bool = False) -> None:
+    def _save(self, steps: Sequence[Step], *, synced: bool) -> None:
         waiting = list(islice(self._unsaved, len(self._unsaved)))
         every = [*waiting, *steps]
         if not every:
             return
         began = time.monotonic()
-        self.checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced, to_sync=to_sync)
+        self.checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced)
         if (timings := self._counters.timings) is not None:
             timings.saved(time.monotonic() - began, synced=synced)
         # Not before: what is applied stays here until it is saved, and nothing that comes after it is saved without it.
@@ -115,8 +115,7 @@ class SaveQueue:
 
     def flush(self) -> None:
         """Save what was applied and is not on disk yet, and sync what was saved."""
-        with self._disk:
-            self._save([], synced=False, to_sync=True)
+        self.save([], synced=False)
         if self._counters.timings is not None:
             self._counters.timings.settle()
         began, had_all = time.monotonic(), self.checkpoint.is_synced

@@ -244,19 +244,15 @@ class Checkpoint:
 
     # --- writing ---
 
-    def save(
-        self, view: View, steps: Sequence[Step] = (), *, boot: str, synced: bool = True, to_sync: bool = False
-    ) -> None:
+    def save(self, view: View, steps: Sequence[Step] = (), *, boot: str, synced: bool = True) -> None:
         """Write what was folded since the last save, and the view after it, in one transaction.
 
         `steps` are all records since then, in order: also those that only move the view. `synced`: on the disk, and not
-        only with the system, when this returns. `to_sync`: `sync` follows, and finds all written. Raises
-        `CheckpointError` if the disk refuses: nothing was saved then, and the same may be tried again. `ValueError`:
-        parts are missing.
+        only with the system, when this returns. Raises `CheckpointError` if the disk refuses: nothing was saved then,
+        and the same may be tried again. `ValueError`: parts are missing.
         """
         self._owner.check()
         with self._mutex:
-            rows_say_all = not synced and not to_sync and _follow(self._saved, steps, boot)
             unsaid = self._saved.changes.rows + len(steps) - self._said.changes.rows
             rows_say_all = unsaid <= _UNSAID_MAX and _follow(self._saved, steps, boot)
             with self._database.transaction(synced=synced) as db:
@@ -274,8 +270,6 @@ class Checkpoint:
                 self._said = saved
             self._saved, self._weights = saved, Weights(draft.headers, draft.earlier)
             self._left = draft.left
-            if not rows_say_all:
-                self._said = saved
             if synced:
                 self._has_synced(saved)
 
@@ -302,10 +296,6 @@ class Checkpoint:
                 return
             self._database.check_trusted()
             saved = self._saved
-            if self._said is not saved:
-                with self._database.transaction(synced=False) as db:
-                    _write_saved(db, saved)
-                self._said = saved
         if self._database.sync_wal():
             with self._mutex:
                 self._has_synced(saved)
