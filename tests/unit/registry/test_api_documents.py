@@ -66,7 +66,7 @@ def test_the_collector_is_held_until_a_large_document_is_drawn_and_freezes_nothi
     # then
     assert on == [False, True, len(DOCUMENT) < 1000, True]
     assert gc.isenabled()
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen  # of what is frozen some may be let go
 
 
 @pytest.mark.parametrize("is_json", [True, False])
@@ -85,7 +85,7 @@ def test_a_large_document_that_is_refused_freezes_nothing_and_the_collector_is_b
     # then
     assert answer.status_code == (422 if is_json else 400)
     eventually(gc.isenabled, "the collector")
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen  # of what is frozen some may be let go
     assert len(held) == 1
     assert not HeldCollector._holders
 

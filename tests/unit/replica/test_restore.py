@@ -362,7 +362,7 @@ class TestHeldCollector:
         with HeldCollector() as collector:
             for _ in collector.watching([b"x" * (HOLD_COLLECTOR_FROM_BYTES - 1)]):
                 assert gc.isenabled()
-        assert gc.get_freeze_count() == frozen
+        assert gc.get_freeze_count() <= frozen  # of what is frozen some may be let go
 
     def test_it_is_off_while_much_is_built_and_what_was_built_is_out_of_its_sight(self) -> None:
         built: list[Any] = []
@@ -394,7 +394,7 @@ class TestHeldCollector:
             drawing.hold()
             assert not gc.isenabled()
         assert gc.isenabled()
-        assert gc.get_freeze_count() == frozen
+        assert gc.get_freeze_count() <= frozen  # of what is frozen some may be let go
         with HeldCollector(freezes=False) as drawing:
             drawing.hold()
             with HeldCollector() as building:
@@ -443,4 +443,4 @@ class TestHeldCollector:
         with HeldCollector() as collector:
             collector.hold()
         assert not gc.isenabled()
-        assert gc.get_freeze_count() == frozen
+        assert gc.get_freeze_count() <= frozen  # of what is frozen some may be let go
