@@ -46,7 +46,7 @@ def test_every_row_of_the_fold_is_in_a_story(monkeypatch: pytest.MonkeyPatch) ->
         return row._replace(become=become)
 
     monkeypatch.setattr(fold, "TABLE", tuple(map(noted, fold.TABLE)))
-    monkeypatch.setattr(fold, "_is_next_change", lambda view, record: False)  # without the shortcut
+    monkeypatch.setattr(fold, "_after_next_change", lambda view, record: None)  # without the shortcut
     for story in STORIES:
         tell(story.read_text(), MemoryWorld())
     assert seen == {row.number for row in fold.TABLE}
