@@ -31,7 +31,9 @@ class NodeStateCell:
         #: How often Redis was found to be in another run, and the one that it was in last.
         self.run_changes = 0
         self._run = node_state.run
-        #: What whoever has the write lock folds into.
+        #: Whether a refusal put it out of sync since somebody began to fold.
+        self._lost_sync = False
+        #: What that somebody folds into.
         self._folded = node_state
 
     def wait_for(self, reached: Callable[[], bool], timeout_s: float) -> bool:
@@ -68,15 +70,19 @@ class NodeStateCell:
     def refused(self, reply: Reply) -> None:
         """A write or a renewal was refused."""
         with self.moved:
-            self._become(self.node_state.refused(reply))
+            after = self.node_state.refused(reply)
+            self._lost_sync = self._lost_sync or (self.node_state.view.in_sync and not after.view.in_sync)
+            self._become(after)
 
     def to_fold(self) -> NodeState:
         """The node state, for the next records to be folded into; `adopt` what comes of it.
 
         The caller has the write lock, so nobody else folds until then.
         """
-        self._folded = folded = self.node_state
-        return folded
+        with self._lock:
+            self._lost_sync = False
+            self._folded = self.node_state
+            return self._folded
 
     def adopt(self, after: NodeState) -> None:
         """Records were folded, which gave `after`. The caller has the write lock and that of the state."""
@@ -84,9 +90,7 @@ class NodeStateCell:
             if self.node_state is self._folded:
                 self._become(after)
                 return
-            # Nobody else folds, so it was a refusal that put it out of sync, if it is.
-            lost_sync = self._folded.view.in_sync and not self.node_state.view.in_sync
-            view = after.view._replace(in_sync=False) if lost_sync else after.view
+            view = after.view._replace(in_sync=False) if self._lost_sync else after.view
             # Only what folding moves: the rest may have moved in another thread since `after` was made.
             self._become(self.node_state._replace(view=view, snapshot_end=after.snapshot_end))
 

@@ -47,6 +47,13 @@ def test_what_is_folded_after_a_refusal_may_bring_it_into_sync_again(cell: NodeS
     assert cell.node_state.view == view(9)
 
 
+def test_what_is_folded_bit_by_bit_may_lose_sync_and_bring_it_back(cell: NodeStateCell) -> None:
+    before = cell.to_fold()
+    cell.adopt(before._replace(view=view(6, in_sync=False)))  # a gap
+    cell.adopt(before._replace(view=view(9)))  # and a snapshot
+    assert cell.node_state.view == view(9)
+
+
 def test_what_moves_while_somebody_folds_stays(cell: NodeStateCell) -> None:
     after = cell.to_fold()._replace(view=view(6), snapshot_end=RecordId(1, 6))
     cell.talks_to("run-2")
