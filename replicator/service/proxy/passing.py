@@ -68,7 +68,8 @@ class Passing:
                     return taken
                 if clock() >= until or self._place.is_closing:
                     message = f"{taken}, within {self._wait_s:g} s; nothing was written: try again in a moment"
-                    raise GaveUp(503, taken.code, message)
+                    # That a node stops is no trouble of its proxy.
+                    raise (Refusal if self._place.is_closing else GaveUp)(503, taken.code, message)
                 waiting.begins()
                 asked = replace(asked, needs_primary=asked.needs_primary or taken.needs_primary)
                 if not taken.needs_primary:

@@ -37,7 +37,8 @@ def test_every_value_is_of_a_metric_that_the_catalogue_has_and_of_its_kind(group
         metric = METRICS[name]
         assert (metric.kind == "histogram") == ("histogram" in repr(value).lower()), name
         assert bool(metric.label) == isinstance(value, dict), name
-    others = {name for name in METRICS if name.startswith(("replicator_redis_", "replicator_archive_"))}
+    of_others = ("replicator_redis_", "replicator_archive_", "replicator_proxy_")
+    others = {name for name in METRICS if name.startswith(of_others)}
     sometimes = {
         "replicator_unready",
         "replicator_failover_paused_timestamp_seconds",

@@ -136,6 +136,7 @@ class Site:
         told = ProxyOptions(listen="127.0.0.1:0", target=f"127.0.0.1:{self.target_port}", **given)
         node = node or self.node
         place = Place(node, node)
+        self.place = place
         passing = Passing(place, wait_s=told.wait_s, reads=told.reads)
         self.measures = passing.measures
         server = WebServer(app(place, passing, told), certificate=certificate, for_proxy=True)

@@ -64,6 +64,11 @@ def test_a_request_counts_once_by_what_became_of_it(site: Site) -> None:
     assert ask(site.proxy(standby, wait_s=0.05), "POST").json()["error"] == "not_primary"
     assert (counted(site.measures), waits(site.measures).count) == ({"gave_up": 1}, 1)
     assert waits(site.measures).sum >= 0.05
+    # when the node is about to stop, which is nobody's trouble
+    stops = site.proxy(standby)
+    site.place.is_closing = True
+    assert ask(stops, "POST").json()["error"] == "not_primary"
+    assert counted(site.measures) == {"refused": 1}
 
 
 def test_what_waits_and_is_kept_is_seen_while_it_is(site: Site) -> None:

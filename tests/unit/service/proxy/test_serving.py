@@ -65,6 +65,7 @@ def test_a_proxy_tells_its_node_where_it_listens_before_that_starts(group: Group
         proxy = Proxy(node, Sidecar(node), given, redis=REDIS)
         proxy.listen()
         proxy.__exit__(None, None, None)
+        assert node.metrics()[0].values["replicator_proxy_waiting"] == 0, "and what it counts"
         return node.proxy
 
     assert told().startswith("http://127.0.0.1:")
