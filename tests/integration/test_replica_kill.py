@@ -17,6 +17,8 @@ from replicator.format.ids import Position
 from replicator.protocol.fold import View
 from replicator.storage.checkpoint import Checkpoint
 from replicator.storage.checkpoint_reader import CheckpointReader
+from replicator.storage.directory_lock import Mark
+from replicator.storage.opening import mark_of
 from tests.support.checkpoint_child import Plan, history, state_of
 from tests.support.killer import Killer
 from tests.support.replica_child import follow
@@ -34,7 +36,7 @@ class ReplicaKiller(Killer):
         super().__init__(root, seed, child)
 
     def begin(self) -> None:
-        self.saved = self.term = 0
+        self.saved, self.term = Mark(), 0
         self.shown: View | None = None
         self.forked: list[Position] = []
 
@@ -53,8 +55,8 @@ class ReplicaKiller(Killer):
     def check(self, stored: Checkpoint) -> None:
         loaded = stored.load()
         view = loaded.view if loaded else View()
-        assert stored._saved.save >= self.saved
-        self.saved = stored._saved.save
+        assert mark_of(stored._saved) >= self.saved
+        self.saved = mark_of(stored._saved)
         assert view.term >= self.term
         assert state_of(stored) == history(self.seed).states[view.position.chain]
         assert all(change.id <= view.position.id for change in stored.changes())

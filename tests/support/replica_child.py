@@ -16,6 +16,7 @@ from replicator.format.ids import RecordId, Writer
 from replicator.protocol.fold import View
 from replicator.replica.replica import Replica
 from replicator.storage.checkpoint import Checkpoint
+from replicator.storage.opening import mark_of
 
 from .checkpoint_child import GROUP, NODE, Plan, State, apply, history, kill_self_at
 
@@ -87,5 +88,5 @@ def _save(replica: Replica, stored: Checkpoint, told: Callable[[str, Any], None]
     pauses = random.Random(0)
     while not done.wait(pauses.uniform(0, _SAVE_EVERY_S_MAX)):
         replica.flush()
-        told("saved", stored._saved.save)
+        told("saved", mark_of(stored._saved))
         replica.saved.tidy()
