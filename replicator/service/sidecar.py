@@ -15,8 +15,8 @@ standby runs as soon as the node knows that it does not lead any more, when it c
 may lead by then), and when it ends as the primary: the program is to stop writing then. What it wrote last is published
 if the node ends. In a switchover the command runs *before* the other one leads, and what the program wrote last is
 published (`node/handover.py`); if nobody leads soon after that, the program is told to go on, by a node that runs it
-itself in the next term. If another one was
-promoted otherwise, the file becomes what was published, and what was not is kept aside.
+itself in the next term. If another one was promoted otherwise, the file becomes what was published, and what was not is
+kept aside.
 """
 
 from __future__ import annotations

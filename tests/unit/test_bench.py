@@ -27,6 +27,7 @@ from bench import (
     attacked,
     bare,
     binaries,
+    directory,
     failover,
     goals,
     group_commit,
@@ -401,6 +402,13 @@ def test_one_per_cent_changed(setting: Setting) -> None:
     assert 10 * 100 < figures["submit bytes"] < figures["publish bytes"]
     assert figures["submit bytes share"] == figures["submit bytes"] / figures["publish bytes"]
     assert min(figures[f"{way} {what}"] for way in ("publish", "submit") for what in ("time", "apply")) > 0
+
+
+def test_a_directory(setting: Setting) -> None:
+    figures = directory.measure(setting, directory.Sizes(files=4, mb=1, seconds=0.4, pause_s=0.2)).figures
+    assert figures[f"{directory.ONE}: readable p50 s"] > 0
+    for role in directory.ROLES:
+        assert figures[f"{directory.ONE}: {role} cpu share"] > 0
 
 
 @pytest.mark.parametrize("way", sqlite.WAYS)
