@@ -89,5 +89,4 @@ def _save(replica: Replica, stored: Checkpoint, told: Callable[[str, Any], None]
     while not done.wait(pauses.uniform(0, _SAVE_EVERY_S_MAX)):
         replica.flush()
         told("saved", mark_of(stored._synced))
-        told("saved", mark_of(stored._saved))
         replica.saved.tidy()
