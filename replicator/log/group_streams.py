@@ -7,27 +7,23 @@ and finds records and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from replicator.format.records import Closed, Opens
 from replicator.log.interface import Batch, ReadRequest
 
 from .replies import ack_of, parse_entries, request_of, vouched_acks
 
-if TYPE_CHECKING:
-    from replicator.format.sealing import Sealing
-
 __all__ = ["GroupStreams", "xread"]
 
 
 class GroupStreams:
-    """Those of one group: their keys. `opens`: what opens its records, and vouches for all that is no record."""
+    """Those of one group: their keys."""
 
-    def __init__(self, log: bytes, requests: bytes, acks: bytes, opens: Opens) -> None:
+    def __init__(self, log: bytes, requests: bytes, acks: bytes) -> None:
         self._log = log
         self._requests = requests
         self._acks = acks
-        self._opens = opens
 
     def places(self, wants: ReadRequest) -> list[tuple[bytes, str]]:
         """The keys to read, each with the id after which."""
@@ -40,14 +36,17 @@ class GroupStreams:
             places.append((self._acks, wants.acks_after))
         return places
 
-    def found(self, wants: ReadRequest, entries: Mapping[bytes, list[Any]]) -> Batch:
-        """What an XREAD found for this group; `entries` by key."""
-        records, corrupt = parse_entries(entries.get(self._log, ()), self._opens)
+    def found(self, wants: ReadRequest, entries: Mapping[bytes, list[Any]], opens: Opens) -> Batch:
+        """What an XREAD found for this group; `entries` by key.
+
+        `opens`: what opens its records, and vouches for all that is no record.
+        """
+        records, corrupt = parse_entries(entries.get(self._log, ()), opens)
         if len(entries) == 1 and records:
             return Batch(records, [], corrupt, (), wants.acks_after)
         acks = entries.get(self._acks, [])
         told = (ack for ack in map(ack_of, acks) if ack is not None)
-        vouched, forged = vouched_acks(told, self._vouching)
+        vouched, forged = vouched_acks(told, None if isinstance(opens, Closed) else opens)
         return Batch(
             records,
             [request_of(entry) for entry in entries.get(self._requests, ())],
@@ -56,10 +55,6 @@ class GroupStreams:
             str(acks[-1][0], "ascii") if acks else wants.acks_after,
             forged,
         )
-
-    @property
-    def _vouching(self) -> Sealing | None:
-        return None if isinstance(self._opens, Closed) else self._opens
 
 
 def xread(places: Sequence[tuple[bytes, str]], *, most: int, block_ms: int | None) -> Sequence[Any]:

@@ -106,7 +106,7 @@ def read_together(
     except LogUnavailable as error:
         return [error] * len(reads)
     alarm.heard_in(found)
-    return [log.streams.found(wants, found) for log, wants in reads]
+    return [log.streams.found(wants, found, log.sealing) for log, wants in reads]
 
 
 def _read_alone(log: RedisLog, wants: ReadRequest) -> Batch | LogUnavailable:

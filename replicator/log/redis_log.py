@@ -150,7 +150,7 @@ class RedisLog:
         #: What protects the connections.
         self.transport = transport_of(place_of(url))
         #: What nodes read of it.
-        self.streams = GroupStreams(self._keys[1], self._keys[4], self._keys[6], sealing)
+        self.streams = GroupStreams(self._keys[1], self._keys[4], self._keys[6])
         self._shares = connections is not None
         self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
         self.connections.timeout_s = min(self.connections.timeout_s, timeout_s)
@@ -368,7 +368,7 @@ class RedisLog:
             raise self._refused(error) from None
         except OutcomeUnknown as error:
             raise LogUnavailable(**error.fields) from None
-        return self.streams.found(wants, dict(answer or ()))
+        return self.streams.found(wants, dict(answer or ()), self.sealing)
 
     def find(self, id: RecordId) -> Record | None:
         command = (b"XRANGE", self._keys[1], str(id), str(id))

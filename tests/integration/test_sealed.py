@@ -27,6 +27,7 @@ from replicator.archive.archiver import Archiver, Settings
 from replicator.archive.catalog import Catalog
 from replicator.archive.checking import check
 from replicator.archive.opening import place_of
+from replicator.format.ids import ZERO_ID
 from replicator.format.records import CLOSED
 from replicator.jobs.own_job import OwnJob
 from replicator.jobs.queue import JobQueue
@@ -173,6 +174,15 @@ def test_a_new_node_is_rebuilt_from_the_sealed_log_and_started_again_from_its_se
         assert document(node) == document(scene.nodes[1])
         node.stop()
         scene.nodes.remove(node)
+
+
+def test_a_standby_of_a_host_opens_what_is_sealed(played: Played, tmp_path: Path) -> None:
+    scene = played.scene
+    with Host(scene.url) as host:  # its logs are told the keys after they were made
+        node = host.node(KV(), group=scene.group, name="hosted", data_dir=tmp_path / "hosted", key_file=scene.keys)
+        eventually(lambda: node.position == scene.nodes[1].position)
+        assert document(node) == document(scene.nodes[1])
+        assert node._setup.log.read(ZERO_ID).records
 
 
 # --- no key, the wrong key, a lost key -------------------------------------------------------------------------------
