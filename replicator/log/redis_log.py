@@ -143,8 +143,6 @@ class RedisLog:
         self._scripts = load_scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
-        #: What nodes read of it.
-        self.streams = GroupStreams(self._keys[1], self._keys[4], self._keys[6], sealing)
         self._append = AppendRequest(self._scripts["append"], self._keys)
         self._rights = Rights(user_of(url), group)
         #: What protects the connections.
