@@ -368,5 +368,5 @@ def test_every_alert_that_wakes_somebody_is_in_the_handbook() -> None:
 
 
 #: What fires for a group of which Prometheus does not see all; what takes a master that was replaced and runs on; and
-#: what docs/skip.md is about.
-NOT_IN_IT = {"ReplicatorLeaderDoesNotWrite", "ReplicatorTwoWriters", "ReplicatorStalled"}
+#: what docs/skip.md and docs/proxy.md are about.
+NOT_IN_IT = {"ReplicatorLeaderDoesNotWrite", "ReplicatorTwoWriters", "ReplicatorStalled", "ReplicatorProxyGivesUp"}

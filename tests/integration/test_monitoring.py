@@ -40,8 +40,11 @@ RULES = HERE.parents[1] / "replicator" / "metrics" / "rules.yml"
 CASES = HERE / "rules.test.yml"
 
 #: Panels that may show nothing, of a query or of all, through a failover by hand: of what is wrong, what was not wrong
-#: here, and how full a Redis is that has no limit.
-MAY_SHOW_NOTHING = {"What is wrong", "Not ready", "Redis memory"}
+#: here, how full a Redis is that has no limit, and what proxies do, of which these nodes have none.
+MAY_SHOW_NOTHING = {
+    *("What is wrong", "Not ready", "Redis memory"),
+    *("Requests by what became of them", "Waited for a program, p99", "Waiting for a program"),
+}
 
 
 def alerts() -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import orjson
 import pytest
-from rq.serializers import JSONSerializer
 
 from replicator import (
     CheckpointError,
@@ -30,6 +29,7 @@ from replicator.archive.opening import place_of
 from replicator.format.ids import ZERO_ID
 from replicator.format.records import CLOSED
 from replicator.jobs.own_job import OwnJob
+from replicator.jobs.plain_pickle import PlainPickle
 from replicator.jobs.queue import JobQueue
 from replicator.jobs.work import JobSettings, run
 from replicator.log.redis_log import RedisLog, client_for
@@ -137,7 +137,7 @@ def test_nothing_of_the_payload_is_in_what_jobs_leave(played: Played, tmp_path: 
             for name in ("backup", "certify"):
                 id = queue.ask(name, {}).id
                 found.append(queue.follow(id, name, wait_s=60.0, progress=found.append))
-                job = OwnJob.fetch(id, connection=client, serializer=JSONSerializer)
+                job = OwnJob.fetch(id, connection=client, serializer=PlainPickle)
                 found += [job.get_meta(), client.hgetall(job.key), job.latest_result().return_value]  # type: ignore[union-attr]
     finally:
         worker.terminate()
