@@ -280,6 +280,33 @@ def test_a_log_that_is_begun_anew_under_a_glance_gives_nothing_of_it(
         assert audited(published.path) == 71
 
 
+@pytest.mark.parametrize("glances", [True, False])
+def test_a_log_that_is_cut_off_while_it_is_read_is_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, glances: bool
+) -> None:
+    """Neither a glance nor a look at a log that is all in the database keeps a program from that."""
+    published, cuts = Published(tmp_path / "shadow"), 0
+    with Bank(tmp_path / "bank", mode="wal", page_size=512) as bank:
+
+        def frames_since(files: Any, before: Any) -> Any:
+            nonlocal cuts
+            cuts += 1
+            if cuts == 1:
+                bank.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return really(files, before)
+
+        really = module.Files.frames_since
+        capture = Capture(bank.path)
+        if glances:
+            published.becomes(capture.look(published.base).change)
+        bank.transfer(30)
+        bank.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        monkeypatch.setattr(module.Files, "frames_since", frames_since)
+        published.becomes(capture.look(published.base).change)
+        assert cuts > 1
+        assert audited(published.path) == 30
+
+
 def test_a_log_that_only_grew_is_read_without_a_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To open a database with SQLite takes longer than all else of a look."""
     published = Published(tmp_path / "shadow")
