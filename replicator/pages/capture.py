@@ -88,7 +88,7 @@ _NOTHING = _Seen((0, 0), None, b"", {})
 
 
 class Capture:
-    """Of one database. `clock`: for the audit."""
+    """Of one database. `audit_every_s`: how often all of it is compared, whatever its log tells."""
 
     def __init__(self, path: Path, *, audit_every_s: float = AUDIT_EVERY_S) -> None:
         self._path = path

@@ -36,7 +36,7 @@ class NoDatabase(Exception):
 
 
 class Moving(Exception):
-    """The log was begun anew while it was read."""
+    """The log was begun anew, or cut off, while it was read."""
 
 
 class Files:
