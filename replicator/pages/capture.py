@@ -64,7 +64,8 @@ class Base(NamedTuple):
 
 class Found(NamedTuple):
     """What a look gave. `change` None and not `all_of_it`: nothing. `held_s`: how long all of it was read for; 0:
-    it was not. `missed`: pages that an audit found and the log had not told."""
+    it was not, or for an audit alone, which a log would have spared. `missed`: pages that an audit found and the log
+    had not told."""
 
     change: PageChange | None = None
     all_of_it: str = ""
@@ -87,7 +88,7 @@ _NOTHING = _Seen((0, 0), None, b"", {})
 
 
 class Capture:
-    """Of one database. `clock`: for the audit."""
+    """Of one database. `audit_every_s`: how often all of it is compared, whatever its log tells."""
 
     def __init__(self, path: Path, *, audit_every_s: float = AUDIT_EVERY_S) -> None:
         self._path = path
@@ -227,7 +228,7 @@ class _SharedFile:
 
 
 class _Compared(NamedTuple):
-    """What differs from a shadow. `scanned`: all of it was read. `missed`: see `Found`."""
+    """What differs from a shadow. `scanned`: all of it had to be read. `missed`: see `Found`."""
 
     pages: dict[int, bytes]
     hashes: dict[int, int]
@@ -263,7 +264,7 @@ def _compared(files: Files, base: Base, shadow: int, seen: _Seen, *, audits: boo
     scan = _Reader(files, base, shadow)
     scanned = scan.scanned({} if audits else seen.hashes)
     missed = len(scanned.keys() - told.pages.keys()) if told is not None and not told.is_too_much else 0
-    return _Compared(scanned, scan.hashes, True, scan.is_too_much, missed)
+    return _Compared(scanned, scan.hashes, told is None, scan.is_too_much, missed)
 
 
 class _Reader:

@@ -49,7 +49,7 @@ class Reader:
         self._audit_every_s = audit_every_s
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
-        #: How long the last look read all of it for; 0: it did not.
+        #: How long the last look had to read all of it for; 0: it had not.
         self.held_s = 0.0
         self.was_wal = False
 

@@ -36,7 +36,7 @@ class NoDatabase(Exception):
 
 
 class Moving(Exception):
-    """The log was begun anew while it was read."""
+    """The log was begun anew, or cut off, while it was read."""
 
 
 class Files:
@@ -120,11 +120,18 @@ class Files:
             before = self.wal._replace(frames_upto=0)
         frames: dict[int, int] = {}
         for number in range(before.frames_upto + 1, self.wal.frames_upto + 1):
-            frame = Frame.of(os.pread(self._log, FRAME_HEADER_BYTES, self.wal.place(number)))
-            if frame.salts != self.wal.salts:
-                raise Moving
-            frames[frame.number] = number
+            frames[self._page_of(number)] = number
         return {number: frame for number, frame in frames.items() if number <= self.count}
+
+    def _page_of(self, frame: int) -> int:
+        assert self.wal is not None
+        header = os.pread(self._log, FRAME_HEADER_BYTES, self.wal.place(frame))
+        if len(header) != FRAME_HEADER_BYTES:
+            raise Moving  # a checkpoint made it shorter, or it is the log of a program that came after
+        found = Frame.of(header)
+        if found.salts != self.wal.salts:
+            raise Moving
+        return found.number
 
     def in_frame(self, frame: int) -> bytes:
         assert self.wal is not None

@@ -49,6 +49,10 @@ SHARE_READ = 0.02
 #: In WAL mode that is in nobody's way, and costs processor time.
 SHARE_READ_IN_WAL = 0.1
 
+#: It rests no longer than this. On a busy machine all takes longer, and what is not published would be lost with the
+#: node.
+REST_S_MAX = 60.0
+
 
 #: Room for what is noted: a word, and two headers.
 _NOTES_BYTES = 8 + 2 * (2 * HEADER_BYTES + 1)
@@ -93,7 +97,7 @@ class SQLitePages(SQLiteState):
         base = Base(shadow.path, shadow.inode, shadow.page_size, shadow.count, shadow.digest)
         found = self._reader.look(shadow.path, base)
         share = SHARE_READ_IN_WAL if self._reader.was_wal else SHARE_READ
-        self._rests_until = time.monotonic() + self._reader.held_s / share
+        self._rests_until = time.monotonic() + min(self._reader.held_s / share, REST_S_MAX)
         self._drawn = seen, ""
         if isinstance(found, str):
             logger.info("publish.whole", "%s is published as a whole: %s", self.path, found)

@@ -1,7 +1,7 @@
 """A node's own disk: the view, the newest snapshot as received, and the changes since, in one SQLite file.
 
     data_dir/checkpoint.sqlite   the file (and its -wal while a node runs)
-    data_dir/lock                held while a node runs; its process id, the number of its last synced save, its boot
+    data_dir/lock                held while a node runs; its process id, up to where it is synced, its boot
     data_dir/forks/              copies of histories that lost
 
 **One save is one transaction**, whatever it holds: records, parts, the view (`SyncedDatabase.transaction` owns begin,

@@ -175,7 +175,7 @@ class Saved(NamedTuple):
     """All that a save writes, but for the rows. `base`: the hash over the changes that were deleted since the start.
 
     A save of nothing but changes that follow writes their rows alone: what they make of `view` and `changes` is worked
-    out again when the file is opened. That halves what a standby writes for a change.
+    out again when the file is opened. That is a page or two of 4 KiB less to write for a change.
     """
 
     group: str

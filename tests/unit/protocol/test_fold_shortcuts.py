@@ -24,7 +24,9 @@ def views() -> Iterator[View]:
     snapshots = [None, PASSING, PASSING._replace(complete=True)]
     places = product(positions, cursors, holders, snapshots, [True, False], [2, 3])
     for position, cursor, holder, snapshot, in_sync, term in places:
-        yield View("log-1", term, holder, position, RecordId(2, 5), in_sync, (RecordId(1, 4),), cursor, snapshot, 2)
+        version = 4 if snapshot == PASSING else 2  # acts are of 3: some of these views are beyond them
+        changed, ends = RecordId(2, 5), (RecordId(1, 4),)
+        yield View("log-1", term, holder, position, changed, in_sync, ends, cursor, snapshot, version)
 
 
 def records() -> Iterator[Record]:

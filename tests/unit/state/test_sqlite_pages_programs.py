@@ -15,6 +15,8 @@ from replicator.errors import StateError
 from replicator.format.pages import NO_PAGES, PageChange
 from replicator.pages import capture as module
 from replicator.pages.capture import Base, Capture
+from replicator.state import sqlite_pages
+from replicator.state.sqlite_pages import SQLitePages
 from tests.support.bank import MODES, Bank, audit, audited, content
 from tests.support.bank_actions import ACTIONS, ALONE, OF_WAL
 from tests.support.bank_program import BankProgram
@@ -278,6 +280,68 @@ def test_a_log_that_is_begun_anew_under_a_glance_gives_nothing_of_it(
         published.becomes(capture.look(published.base).change)
         assert frames > 1
         assert audited(published.path) == 71
+
+
+@pytest.mark.parametrize("glances", [True, False])
+def test_a_log_that_is_cut_off_while_it_is_read_is_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, glances: bool
+) -> None:
+    """Neither a glance nor a look at a log that is all in the database keeps a program from that."""
+    published, cuts = Published(tmp_path / "shadow"), 0
+    with Bank(tmp_path / "bank", mode="wal", page_size=512) as bank:
+
+        def frames_since(files: Any, before: Any) -> Any:
+            nonlocal cuts
+            cuts += 1
+            if cuts == 1:
+                bank.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return really(files, before)
+
+        really = module.Files.frames_since
+        capture = Capture(bank.path)
+        if glances:
+            published.becomes(capture.look(published.base).change)
+        bank.transfer(30)
+        bank.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        monkeypatch.setattr(module.Files, "frames_since", frames_since)
+        published.becomes(capture.look(published.base).change)
+        assert cuts > 1
+        assert audited(published.path) == 30
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_read_only_to_compare_it_holds_up_nothing_where_a_log_tells_what_changed(
+    tmp_path: Path, mode: str
+) -> None:
+    published = Published(tmp_path / "shadow")
+    with Bank(tmp_path / "bank", mode=mode, page_size=512) as bank:
+        bank.transfer()
+        capture = Capture(bank.path, audit_every_s=0)
+        first = capture.look(published.base)
+        published.becomes(first.change)
+        bank.transfer()
+        audited_too = capture.look(published.base)
+        published.becomes(audited_too.change)
+        assert audited(published.path) == 2
+        assert first.held_s > 0
+        assert (audited_too.held_s > 0) is (mode != "wal"), "nobody can commit meanwhile"
+
+
+def test_a_database_rests_for_its_programs_and_never_for_longer_than_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a busy machine takes to read it."""
+    with Bank(tmp_path / "bank", mode="delete"):
+        pass
+    state, shadow, now = SQLitePages(tmp_path / "bank"), Mock(), 0.0
+    monkeypatch.setattr(sqlite_pages.time, "monotonic", lambda: now)
+    for held_s, rest_s in ((0.01, 0.5), (1.0, 50.0), (100.0, 60.0)):
+        monkeypatch.setattr(state, "_reader", Mock(held_s=held_s, was_wal=False))
+        state.look(shadow)
+        now += rest_s - 0.01
+        assert state.rests
+        now += 0.02
+        assert not state.rests
 
 
 def test_a_log_that_only_grew_is_read_without_a_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

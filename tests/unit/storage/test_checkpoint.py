@@ -37,7 +37,7 @@ from replicator.storage.directory_lock import DirectoryLock, Mark
 from replicator.storage.save_transaction import ROWS_TOGETHER
 from replicator.testing import MemoryRedis
 from tests.support.checkpoint_child import encoded, state_of
-from tests.support.checkpoints import Primary, Standby, contents, noise
+from tests.support.checkpoints import Primary, Standby, contents, noise, tidied
 
 # --- the view ---------------------------------------------------------------------------------------------------------
 
@@ -180,6 +180,11 @@ def test_a_mark_of_changes_counts_for_the_save_that_it_is_of(tmp_path: Path) -> 
     lock.release()
     lock = DirectoryLock(tmp_path)
     assert (lock.marked, lock.ended) == ((7, 4), "b1")
+    # and that another boot works here takes nothing of it
+    lock.runs("b2-longer")
+    lock.release()
+    lock = DirectoryLock(tmp_path)
+    assert (lock.marked, lock.ended) == ((7, 4), "b2-longer")
     lock.release()
     # and when a program of before, which knows the first two lines, has marked another save, then no changes count
     text = (tmp_path / "lock").read_bytes()
@@ -202,8 +207,10 @@ def test_a_change_that_opens_a_term_is_not_saved_as_a_row_alone(primary: Primary
     )
     name, body, digest = codec.encode_changes([codec.encode_change("second")])
     assert standby.fold(next_term.change(codec=name, body=body, digest=digest, count=1, at=1)) == [Verdict.APPLY]
-    # then the node finds itself in it
+    # then the node finds itself in it, also when the parts are gone of which nothing comes any more
+    tidied(standby.stored)
     standby.restart()
+    assert standby.stored.set_aside is None
     assert standby.stored.load() == (standby.node_state.view, "boot-s", "g")
     assert standby.node_state.view.term == 2
 
