@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -378,21 +378,19 @@ def test_a_second_interrupt_while_it_is_given_up_leaves_the_link_free(monkeypatc
     assert link.call("PING") == b"2"
 
 
-@pytest.mark.parametrize("in_two_steps", [False, True])
+@pytest.mark.parametrize("ask", [lambda link: link.call("GET", "k"), lambda link: link.script(Nop(), [b"k"])])
 def test_a_second_interrupt_before_it_is_given_up_mixes_nothing_up(
-    monkeypatch: pytest.MonkeyPatch, in_two_steps: bool
+    monkeypatch: pytest.MonkeyPatch, ask: Callable[[Link], Any]
 ) -> None:
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
     finder = PaperFinder([interrupted, b"2"])
     link = Link(finder, "url")
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(link, "_failed", interrupted)
-        if in_two_steps:
-            link.script(Nop(), [b"k"])
-        else:
-            link.call("GET", "k")
+        with pytest.raises(KeyboardInterrupt):
+            ask(link)
     assert link.call("PING") == b"2"
     assert [wire.closed for wire in finder.made] == [True, False]
 
