@@ -63,7 +63,9 @@ class Wire(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether another command may be sent. It says nothing about the other end."""
+        """Whether another command may be sent: it is not closed, and owes no answer. It says nothing about the other
+        end.
+        """
         ...
 
     def ask(self, *command: Any, limit: Limit | None = None) -> Any:
@@ -106,7 +108,7 @@ class RedisWire:
         )
         self._buffer = bytearray(READ_BYTES)
         self._limit = Limit(connection.socket_timeout or ANSWER_S)
-        #: Whether another command may be sent. It says nothing about the other end.
+        #: See `Wire`. An answer that nobody took would be taken for that of the next command.
         self.is_open = True
         #: The timeout of the socket; not a number at first, because it was not set here yet.
         self._waits_s = math.nan
@@ -128,6 +130,7 @@ class RedisWire:
         sock = self._socket
         if sock is None:
             raise redis.exceptions.ConnectionError(_CLOSED)
+        self.is_open = False
         try:
             if limit is not self._kept:
                 self._keep_time(sock, limit)
@@ -153,6 +156,7 @@ class RedisWire:
                 reader.feed(buffer, 0, count)  # type: ignore[arg-type]  # it takes any buffer
         except (BlockingIOError, TimeoutError):
             raise redis.exceptions.TimeoutError("Timeout reading from socket") from None
+        self.is_open = True
         if isinstance(answer, Exception):
             raise answer
         return answer

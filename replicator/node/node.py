@@ -383,12 +383,19 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
             running.acks.wait(level, published.id, deadline - time.monotonic())
         return published
 
-    def promote(self, *, reason: str = "asked by the application", force: bool = False, timeout_s: float = 10.0) -> int:
+    def promote(
+        self,
+        *,
+        reason: str = "asked by the application",
+        force: bool = False,
+        expect: int | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
         """Take the next term, and wait until this node leads; the term. If the group changes meanwhile, once more.
 
-        Raises `PromotionRefused` if another node is the better one, or nodes are missing that may have more
-        (`election.refusal`; `force` goes past it: what only others have is lost), or if another one took a term before
-        this node led; `LogLost`, `LogUnavailable`, `TimeoutError`.
+        `expect`: only if that is the term by then. Raises `PromotionRefused` if it is not, if another node is the
+        better one, or nodes are missing that may have more (`election.refusal`; `force` goes past it: what only others
+        have is lost), or if another one took a term before this node led; `LogLost`, `LogUnavailable`, `TimeoutError`.
         """
         checks.line("reason", reason)
         running = self._serving("promote()")
@@ -403,7 +410,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         def claim(seen: GroupView) -> Reply:
             return ha_loop.candidate.take_term(reason, seen, guarded=not force, until=deadline)
 
-        _, taken = take_term(self._setup.log, self.name, look, claim, until=deadline, force=force)
+        _, taken = take_term(self._setup.log, self.name, look, claim, until=deadline, force=force, expect=expect)
         self._wait_until_it_leads(running, taken.term, deadline)
         return taken.term
 

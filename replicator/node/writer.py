@@ -171,6 +171,13 @@ class RecordWriter:
         sent, self.unresolved = self.unresolved, None
         if sent is None:
             return
+        try:
+            self._resolve_sent(sent, until)
+        except BaseException as error:
+            self._interrupted(sent, error)
+            raise
+
+    def _resolve_sent(self, sent: Sent, until: float) -> None:
         node_state = self._replica.node_state
         if not node_state.holds_term or sent.record.prev != node_state.view.position.chain:
             # As a standby it finds out from the log.
@@ -222,16 +229,27 @@ class RecordWriter:
         those whose changes it has had submitted them.
         """
         sent = new_tuple(Sent, (record, rebase, ()))
-        if (timings := self.counters.timings) is None:
+        try:
+            if (timings := self.counters.timings) is None:
+                prepared = self._send(sent, uncertain=False, until=until)
+                return self._fold(sent, prepared, changes=changes, bodies=bodies)
+            began = time.monotonic()
             prepared = self._send(sent, uncertain=False, until=until)
-            return self._fold(sent, prepared, changes=changes, bodies=bodies)
-        began = time.monotonic()
-        prepared = self._send(sent, uncertain=False, until=until)
-        there = time.monotonic()
-        results = self._fold(sent, prepared, changes=changes, bodies=bodies)
-        if isinstance(record, ChangeRecord):
-            timings.wrote((since, record.count, began, there, time.monotonic()))
-        return results
+            there = time.monotonic()
+            results = self._fold(sent, prepared, changes=changes, bodies=bodies)
+            if isinstance(record, ChangeRecord):
+                timings.wrote((since, record.count, began, there, time.monotonic()))
+            return results
+        except BaseException as error:
+            self._interrupted(sent, error)
+            raise
+
+    def _interrupted(self, sent: Sent, error: BaseException) -> None:
+        """A Ctrl-C, after whichever call: the record may be in the log, or in the log and not here yet. So it comes
+        before anything else that is written, unless the state stalls.
+        """
+        if not isinstance(error, Exception) and not self._replica.stalled:
+            self.unresolved = sent
 
     def _fold(
         self,
@@ -257,11 +275,6 @@ class RecordWriter:
             # It is in the log, and not here yet: that comes before anything else that is written.
             self.unresolved = sent
             raise
-        except BaseException as interrupt:
-            # A Ctrl-C while it is folded, or waits for the state: the same, unless the state stalls.
-            if not isinstance(interrupt, Exception) and not self._replica.stalled:
-                self.unresolved = sent
-            raise
 
     def _send(self, sent: Sent, *, uncertain: bool, until: float) -> Prepared | None:
         """Get a record into the log, or raise: then it is not there, unless it is `OutcomeUnknown`.
@@ -280,7 +293,7 @@ class RecordWriter:
                 return prepared
         except LogUnavailable as problem:
             answer = problem
-        except BaseException:
+        except Exception:  # a bug: whether it was sent is not known
             self.unresolved = sent
             raise
         self._settle(self._pursued(sent, answer, log, uncertain=uncertain, began=began, until=until))
@@ -311,7 +324,7 @@ class RecordWriter:
                 write, problem = write.unsent(), unavailable.fields["problem"]
                 if write.next is Next.RAISE:
                     raise
-            except BaseException:
+            except Exception:  # a bug: whether it was sent is not known
                 self.unresolved = sent
                 raise
             self._pause(sent, backoff.failed(), deadline=min(began + self._patience_s, until), problem=problem)
@@ -332,11 +345,7 @@ class RecordWriter:
         if left_s <= 0:
             self.unresolved = sent
             raise OutcomeUnknown(url=self._log.url, problem=problem)
-        try:
-            time.sleep(min(seconds, left_s))
-        except BaseException:  # a Ctrl-C; whether the record is in the log is not known yet
-            self.unresolved = sent
-            raise
+        time.sleep(min(seconds, left_s))
 
     def _settle(self, write: PendingWrite) -> None:
         """After an answer that was not a plain OK: note what it says, and raise unless the record is in the log."""

@@ -19,6 +19,8 @@ class WriteLock:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        #: Give it back. Python calls no function of its own for it, before which a Ctrl-C could come.
+        self.release = self._lock.release
         self._waiting: set[int] = set()
 
     @property
@@ -52,9 +54,6 @@ class WriteLock:
             return self._lock.acquire(timeout=timeout)
         finally:
             self._waiting.discard(me)
-
-    def release(self) -> None:
-        self._lock.release()
 
     def __enter__(self) -> None:
         self.acquire()

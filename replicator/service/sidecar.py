@@ -115,6 +115,8 @@ class Sidecar:
         self._hands_over = state is not None or run is not None or bool(lines["standby"])
         self._handing_over: _HandingOver | None = None
         self._answered = ""
+        #: Whether it said that it cannot lead on after a switchover that did not come.
+        self._is_stuck = False
         self._publish_every_s = publish_every_s
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -194,8 +196,11 @@ class Sidecar:
     def _tell(self) -> None:
         commands = self._commands
         commands.look()
-        leads = self._leads
-        self._look_at_handover(leads=leads or self._has_ended_its_work)
+        leads, has_ended = self._leads, self._has_ended_its_work
+        self._look_at_handover(leads=leads or has_ended)
+        if self._is_stuck and not has_ended:  # it leads on, or another one does
+            self._is_stuck = False
+            self._node.report("handover", None)
         now = ("primary", self._node.term) if leads and self._handing_over is None else ("standby", 0)
         if now != self._told:
             if commands.running == "primary" and now[0] == "standby":
@@ -205,7 +210,7 @@ class Sidecar:
                 self._begin(now[0])
         elif self._handing_over is not None and not commands.running:
             self._hand_over(self._handing_over)
-        elif self._handing_over is None and self._has_ended_its_work:
+        elif self._handing_over is None and has_ended:
             self._lead_anew()
 
     def _begin(self, role: str) -> None:
@@ -262,15 +267,17 @@ class Sidecar:
             handover.answered(current.asked)
 
     def _lead_anew(self) -> None:
-        """Nobody came, and in this term the program is not started again: others believe that. So take the next one."""
+        """Nobody came, and in this term the program is not started again: others believe that. So take the next one.
+
+        Not from somebody who came in this very moment.
+        """
+        term = self._node.handover.work_over
         try:
-            self._node.promote(reason="the switchover did not come", timeout_s=LEAD_ANEW_WITHIN_S)
+            self._node.promote(reason="the switchover did not come", expect=term, timeout_s=LEAD_ANEW_WITHIN_S)
         except (ReplicatorError, TimeoutError) as error:
             what = "its program was ended for a switchover that did not come, and it cannot lead on:"
+            self._is_stuck = True
             self._node.report("handover", ProgramError(what=what, problem=str(error)))
-            self._stopping.wait(LOOK_EVERY_S)
-        else:
-            self._node.report("handover", None)
 
     # --- what the program did ---
 

@@ -148,11 +148,16 @@ class RunProgram:
 
     @property
     def ended_term(self) -> int:
-        """The term in which the program might run, and of which nothing is left; 0: there is none, or it runs."""
+        """The term in which the program might run, and of which nothing is left; 0: there is none, or it runs, or that
+        cannot be told.
+        """
         leadership = self._leadership
         if leadership is None or leadership.is_over or self._run is not None:
             return 0
-        return leadership.term if program_is_over(self._node.data_dir, within_s=0.0) else 0
+        try:
+            return leadership.term if program_is_over(self._node.data_dir, within_s=0.0) else 0
+        except OSError:
+            return 0
 
     # --- what a sidecar asks for, as of `Commands` ---
 

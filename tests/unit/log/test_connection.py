@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -270,10 +270,9 @@ def test_what_redis_py_takes_out_of_an_answer_is_put_back() -> None:
 class PaperWire:
     """Gives the answers that it was made with, and notes what was sent."""
 
-    is_open = True
-
     def __init__(self, answers: list[Any]) -> None:
         self.answers = answers
+        self.is_open = True
         self.sent: list[tuple[Any, ...]] = []
         self.closed = False
 
@@ -282,14 +281,18 @@ class PaperWire:
 
     def send(self, *command: Any, limit: Limit | None = None) -> Limit:
         assert not self.closed
+        assert self.is_open, "it owes an answer"
+        self.is_open = False
         self.sent.append(command)
         return limit or Limit(PATIENCE_S)
 
     def receive(self, limit: Limit) -> Any:
         answer = self.answers.pop(0)
+        answer = answer() if callable(answer) else answer
+        self.is_open = True
         if isinstance(answer, Exception):
             raise answer
-        return answer() if callable(answer) else answer
+        return answer
 
     def close(self) -> None:
         self.closed = True
@@ -373,6 +376,23 @@ def test_a_second_interrupt_while_it_is_given_up_leaves_the_link_free(monkeypatc
         raise KeyboardInterrupt
     monkeypatch.setattr(link, "_drop", drop)
     assert link.call("PING") == b"2"
+
+
+@pytest.mark.parametrize("ask", [lambda link: link.call("GET", "k"), lambda link: link.script(Nop(), [b"k"])])
+def test_a_second_interrupt_before_it_is_given_up_mixes_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, ask: Callable[[Link], Any]
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    finder = PaperFinder([interrupted, b"2"])
+    link = Link(finder, "url")
+    with monkeypatch.context() as patched:
+        patched.setattr(link, "_failed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ask(link)
+    assert link.call("PING") == b"2"
+    assert [wire.closed for wire in finder.made] == [True, False]
 
 
 def test_an_interrupt_while_the_answer_is_waited_for_gives_the_connection_up() -> None:

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import redis
@@ -61,6 +62,23 @@ def test_there_may_be_other_work_between_a_command_and_its_answer(connected: Con
     limit = wire.send("GET", "k")
     assert sent().startswith(b"*2")  # it has gone out, and the answer is there
     assert wire.receive(limit) == b"OK"
+
+
+def test_one_that_owes_an_answer_is_not_open_until_it_was_taken(connected: Connected) -> None:
+    wire = RedisWire(connected)
+    for answer in (b"+OK\r\n", b"-ERR no\r\n"):
+        limit = wire.send("GET", "k")
+        assert not wire.is_open
+        connected.heartbeat.sendall(answer)
+        with suppress(redis.exceptions.ResponseError):
+            wire.receive(limit)
+        assert wire.is_open
+    # one that comes in a torn form is none
+    limit = wire.send("GET", "k")
+    connected.heartbeat.sendall(b"?")
+    with pytest.raises(redis.exceptions.InvalidResponse):
+        wire.receive(limit)
+    assert not wire.is_open
 
 
 def test_an_answer_that_is_there_is_taken_although_the_time_is_over(connected: Connected) -> None:

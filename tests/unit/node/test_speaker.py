@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture(autouse=True)
-def _info(caplog: pytest.LogCaptureFixture) -> None:
+def _told(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What replicator logs, and nothing else: lines of others in this process are no events.
+
+    Such as those of asyncio on what tests before this one left to the collector, or of a server that still ends.
+    """
     caplog.set_level(logging.INFO)
+    with caplog.filtering(logging.Filter("replicator")):
+        yield
 
 
 def say(crowd: Crowd, group: str, text: str, event: str = "term.began") -> None:
@@ -193,6 +200,7 @@ def test_what_fails_for_a_node_is_told_as_its_own_whoever_registered_it(
         raise ValueError("seven")
 
     group = Group(tmp_path)
+    logging.getLogger("asyncio").error("Task was destroyed but it is pending!")
     try:
         a = group.primary("a")
         a.on_role(fail)

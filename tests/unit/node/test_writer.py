@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -131,6 +132,53 @@ class TestAnswers:
         with pytest.raises(Fenced):
             a.submit(push("x"))
         assert a.replica.applied.state.pushed == []
+
+
+#: Between the first attempt to send a record and the last word on it, Python calls functions of these.
+ON_THE_WAY = ("writer.py", "write_outcome.py", "backoff.py", "write_lock.py", "log_once.py")
+
+
+def interrupted_at(count: int, call: Any) -> bool:
+    """Call it, with a Ctrl-C when the way of a record comes to its call number `count`; whether it came so far."""
+    calls, before = 0, sys.gettrace()
+
+    def traced(frame: Any, event: str, _: object) -> None:
+        nonlocal calls
+        calls += frame.f_code.co_filename.endswith(ON_THE_WAY)
+        if calls == count:
+            sys.settrace(before)
+            raise KeyboardInterrupt
+
+    sys.settrace(traced)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize("fault", ["execute", "lose_the_answer", "lose_the_request"])
+    def test_a_ctrl_c_after_whichever_call_costs_neither_the_term_nor_the_lock(
+        self, a: Setup, monkeypatch: pytest.MonkeyPatch, fault: str
+    ) -> None:
+        monkeypatch.setattr("replicator.node.writer.RESEND_S", 0.0)
+
+        def submit() -> None:
+            a.log.faults.append(getattr(a.log, fault))
+            a.submit(push("x"))
+
+        count = 1
+        while interrupted_at(count, submit):
+            a.log.faults.clear()
+            a.submit(push("y"))
+            pushed = a.replica.applied.state.pushed
+            assert pushed.count("y") == count, "it is written, and nobody has to lead anew"
+            assert len(a.in_log) == 1 + len(pushed), "what is in the log was applied, once"
+            count += 1
+        assert count > 10
 
 
 class TestMeanwhile:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from replicator import ConfigError, Node, ops
+from replicator import ConfigError, LogUnavailable, Node, PromotionRefused, ops
 from replicator.node.leadership import Leadership, Tenure
 from replicator.runtime.process import Owner
 from replicator.service import requests_under_way
@@ -105,6 +105,41 @@ def test_after_a_switchover_it_waits_for_no_lease_since_the_other_one_was_ended_
     ops.switchover(group.log(), "a", by="ops", timeout_s=PATIENCE_S)
     eventually(lambda: runs(path, a))
     assert terms(path) == [(1, "a"), (2, "b"), (3, "b"), (4, "a")]
+    assert_one_at_a_time(path)
+
+
+def test_who_comes_when_a_switchover_is_given_up_keeps_the_lead(
+    group: Group, beside: Beside, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "LEASE_S", 4 * PATIENCE_S)
+    monkeypatch.setattr("replicator.service.sidecar.HANDED_OVER_FOR_S", 0.2)
+    a, b = beside("a", beacon(path)), beside("b", beacon(path))
+    a.promote(timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, a))
+    promote, refused = a.promote, []
+
+    def too_late(**more: Any) -> int:
+        if not refused:
+            # given that Redis is away at first, and then that another one leads, of which this one has yet to hear
+            refused.append("away")
+            raise LogUnavailable(url="x", problem="away")
+        eventually(lambda: "cannot lead on" in a.problem)
+        b.promote(timeout_s=PATIENCE_S)
+        try:
+            return promote(**more)
+        except PromotionRefused as error:
+            refused.append(str(error))
+            raise
+
+    monkeypatch.setattr(a, "promote", too_late)
+    # when a switchover is asked for that seems not to come
+    group.log().request("prepare", by="ops", node="a")
+    # then it is left to lead, and is not waited for; and what was in the way of the first one is no problem any more
+    eventually(lambda: runs(path, b))
+    eventually(lambda: not a.problem)
+    assert (group.log().look().term, len(refused)) == (2, 2)
+    assert "held by b, and not the expected one" in refused[1]
+    assert terms(path) == [(1, "a"), (2, "b")]
     assert_one_at_a_time(path)
 
 
@@ -308,6 +343,16 @@ def test_it_is_not_begun_where_the_leadership_is_over(path: Path) -> None:
     run.begin("standby", about={"TERM": "1"}, limit_s=1.0)
     assert not run.running
     assert signs(path) == []
+
+
+def test_that_a_program_has_ended_is_said_only_if_it_can_be_told(tmp_path: Path) -> None:
+    run, node = RunProgram(RunOptions(command="true"), lease_s=LEASE_S), Over()
+    node.data_dir = tmp_path
+    run.attach(node)
+    run._leadership = Leadership(Tenure(7, lambda _: True, lambda: None), cast("Node", None), Owner("a test"))
+    assert run.ended_term == 7
+    (tmp_path / "program.lock").symlink_to("nowhere")
+    assert run.ended_term == 0
 
 
 class Over:
