@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from replicator import Node
 from replicator.registry.api import registry_app
-from replicator.ui.app import ui_routes
 from replicator.ui import feed as feed_module
+from replicator.ui.app import ui_routes
 from replicator.ui.feed import Feed
 from replicator.ui.page import Page as PageInApplication
 from replicator.web import asgi, wsgi
