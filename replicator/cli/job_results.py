@@ -34,13 +34,13 @@ def show_result(name: str, result: Any, output: str) -> None:
     """On stdout. Raises what it comes to, where the result is not good; `JobFailed` if it is none."""
     try:
         lines, problem = _SHOWN[name](result)
+        if output == "json":
+            show_json(result)
+        else:
+            lines()
     except (TypeError, KeyError, AttributeError, ValueError):
         # It came through a queue.
         raise JobFailed(name=name, problem="what it gave is no result of such a job") from None
-    if output == "json":
-        show_json(result)
-    else:
-        lines()
     if problem is not None:
         raise problem
 

@@ -44,6 +44,9 @@ Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 HEADINGS = ("job", "status", "asked (UTC)", "due (UTC)", "ended (UTC)", "told")
 
+#: In the table; all of it is in the JSON.
+TOLD_CHARACTERS_MAX = 300
+
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 here_option: Option = click.option("--here", is_flag=True, help="Do it in this process, also if there is a worker.")
@@ -337,8 +340,12 @@ def _row(facts: JobFacts) -> dict[str, Any]:
         "asked (UTC)": _second(facts.asked_at),
         "due (UTC)": _second(facts.due_at),
         "ended (UTC)": _second(facts.ended_at),
-        "told": facts.problem or facts.progress,
+        "told": _short(facts.problem or facts.progress),
     }
+
+
+def _short(told: str | None) -> str | None:
+    return told if told is None or len(told) <= TOLD_CHARACTERS_MAX else f"{told[:TOLD_CHARACTERS_MAX]}..."
 
 
 def _second(unix_ms: int | None) -> str | None:

@@ -22,8 +22,9 @@ from typing import Any
 
 __all__ = ["BYTES_MAX", "AnswersInJSON", "NotPlain", "PlainPickle", "is_pickle", "read", "written"]
 
-#: Of a call, a result, or what is beside a job: reading a pickle of this size takes some seconds.
-BYTES_MAX = 4 * 1024 * 1024
+#: Of a result, or what is beside a job. (A call has its own, of `own_job.py`.) The worst of this size takes a second of
+#: processor time and 80 MB; a result of ours has some kilobytes.
+BYTES_MAX = 1024 * 1024
 
 #: Lists and dicts in each other. A result of ours has five; what is recursive fails at a thousand.
 DEPTH_MAX = 32
@@ -82,22 +83,32 @@ def read(data: bytes) -> Any:
         raise
     except (ValueError, RecursionError) as error:  # pickletools and json say no more than that
         raise NotPlain(f"it cannot be read ({error})") from None
-    if _is_deep(value):
-        raise NotPlain(f"it has more than {DEPTH_MAX} lists and dicts in each other")
+    _check(value)
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def _check(value: Any) -> None:
     level = [value]
     for _ in range(DEPTH_MAX + 1):
+        if not all(_is_text(each) for each in level if isinstance(each, str)):
+            raise NotPlain("it has text that is none: half of a pair of UTF-16")
         level = [inner for each in level if isinstance(each, list | dict) for inner in _inside(each)]
         if not level:
-            return False
+            return
+    raise NotPlain(f"it has more than {DEPTH_MAX} lists and dicts in each other")
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be shown and sent. JSON and pickle have texts that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
     return True
 
 
-def _inside(value: list[Any] | dict[str, Any]) -> Any:
-    return value.values() if isinstance(value, dict) else value
+def _inside(value: list[Any] | dict[str, Any]) -> list[Any]:
+    return [*value, *value.values()] if isinstance(value, dict) else value
 
 
 class _Reader:

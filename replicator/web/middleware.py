@@ -245,6 +245,7 @@ class Middleware:
 
     def _shown(self, head: Head, path: str) -> Generator[Step, None, Answer]:
         assert self.options.page is not None
+        Facts.of(self.node)  # or it raises `WrongProcess`: nobody looks in a forked child
         steps = page_answer(self.options.page, head, path)
         while True:
             try:

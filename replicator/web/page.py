@@ -49,7 +49,8 @@ def page_answer(page: ServedPage, head: Head, path: str) -> Generator[float, Non
     until = time.monotonic() + FIRST_LOOK_S
     while (answer := page.answer(path)) is None:
         if time.monotonic() >= until:
-            return _failed(Failure(status=503, code="busy", message="nothing was seen yet: ask again in a second"))
+            message = "its look at the group does not come back, as while Redis hangs; it is asked again each second"
+            return _failed(Failure(status=503, code="busy", message=message))
         yield LOOK_EVERY_S
     return answer
 

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from replicator import Node
 from replicator.registry.api import registry_app
+from replicator.ui import feed as feed_module
 from replicator.ui.app import ui_routes
 from replicator.ui.feed import Feed
 from replicator.ui.page import Page as PageInApplication
@@ -208,6 +209,7 @@ def test_the_page_of_an_application_asks_for_a_token_and_goes_on(
     tokens.touch(mode=0o600)
     tokens.write_text(f"read {READ}\n")
     with served(node, PageInApplication(node, tokens=tokens)) as url:
+        page.clock.install()
         page.goto(url)
         page.get_by_label("A token with the right to read").fill(READ)
         page.keyboard.press("Enter")
@@ -220,7 +222,24 @@ def test_the_page_of_an_application_asks_for_a_token_and_goes_on(
         # until the token is none any more
         tokens.write_text(f"read {'o' * 32}\n")
         playwright.expect(headline).to_contain_text("for those who have a token", timeout=EXPECT_MS)
+        page.clock.fast_forward(20_000)
+        assert "for those who have a token" in headline.text_content(), "and not that nothing was heard"
         assert page.context.cookies() == []
+
+
+def test_a_page_that_is_refused_its_first_look_says_why(
+    page: Any, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "WATCHERS_MAX", 0)
+    with WebServer(Starlette(routes=ui_routes(Feed(group.log, told_by="node a")))) as server:
+        page.clock.install()
+        page.goto(f"{server.url}/ui")
+
+        def later() -> bool:
+            page.clock.fast_forward(2_000)
+            return "as many watch as can be served" in page.locator("#headline").text_content()
+
+        eventually(later)
 
 
 def test_the_page_asks_for_a_token_and_keeps_it_for_this_tab_alone(page: Any, group: Group) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import pickle
 import socket
 import time
@@ -252,6 +253,24 @@ def test_a_job_that_is_another_type_of_key_ends_no_list_and_no_worker(queue: rq.
         queue.connection.zrem(f"rq:failed:{queue.name}", "a-list")
 
 
+def test_what_a_job_raised_and_told_is_listed_if_it_is_small(queue: rq.Queue, world: JobsWorld) -> None:
+    unpacked = base64.b64encode(zlib.compress(b"A" * 50_000_000))
+    fields = {"origin": queue.name, "status": "failed", "data": SNAPSHOT}
+    queue.connection.hset("rq:job:bomb", mapping={**fields, "meta": b'{"progress": "\\ud800"}'})
+    queue.connection.xadd("rq:results:bomb", {"type": "2", "exc_string": unpacked})
+    queue.connection.hset("rq:job:long", mapping={**fields, "meta": b'{"progress": "%s"}' % (b"A" * 5000)})
+    queue.connection.zadd(f"rq:failed:{queue.name}", {"bomb": 1e10, "long": 1e10})
+    try:
+        listed = {option: world.command("jobs", "list", "--all", *option) for option in ((), ("--json",))}
+        assert {each.exit_code for each in listed.values()} == {0}
+        assert max(map(len, listed[()].stdout.splitlines())) < 1000
+        told = {job["job"]: (job["progress"], job["problem"]) for job in json.loads(listed[("--json",)].stdout)}
+        assert (told["bomb"], told["long"]) == ((None, None), ("A" * 5000, None))
+    finally:
+        queue.connection.delete("rq:job:bomb", "rq:results:bomb", "rq:job:long")
+        queue.connection.zrem(f"rq:failed:{queue.name}", "bomb", "long")
+
+
 RESULTS = [b"7", b"no base64!", base64.b64encode(b"\xff"), base64.b64encode(b"7"), base64.b64encode(b'{"equal": 1}')]
 
 
@@ -263,6 +282,11 @@ def test_a_result_that_is_none_fails_in_words(queue: rq.Queue, world: JobsWorld,
         queue.connection.xadd(f"rq:results:{id}", {"type": "1", "return_value": given})
         with pytest.raises(JobFailed, match="what it gave"):
             show_result("certify", own.follow(id, "certify", wait_s=5.0, progress=print), "text")
+
+
+def test_a_number_that_no_json_of_ours_has_is_no_result() -> None:
+    with pytest.raises(JobFailed, match="what it gave"):
+        show_result("snapshot", {"as_of": "1-1", "more": 2**70}, "json")
 
 
 def test_a_result_has_nothing_in_it_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -334,7 +334,8 @@ function drawButtons(picture) {
 
 // --- events ---------------------------------------------------------------------------------------------------------
 
-let last = 0;
+// When a picture came, and what came in its place since then.
+let last = Date.now(), refused = "";
 const drawers = [drawNow, drawProblems, drawNodes, drawTerms, drawPlots, drawStages, drawRecords, drawButtons];
 
 // What the browser brings for that (EventSource) sends no token.
@@ -348,7 +349,8 @@ async function listen() {
         continue;
       }
       if (answer.ok) await heard(answer.body);
-    } catch { /* its end: the clock below says for how long nothing was heard */ }
+      else { const told = await answer.json(); refused = told.detail ?? told.message ?? ""; }
+    } catch { refused = ""; /* the clock below says for how long nothing was heard */ }
     await new Promise((go) => setTimeout(go, AGAIN_MS));
   }
 }
@@ -367,6 +369,7 @@ async function heard(body) {
 
 function drawn(picture) {
   last = Date.now();
+  refused = "";
   for (const draw of drawers) {
     try { draw(picture); } catch (error) { reportError(error); }
   }
@@ -376,6 +379,8 @@ function drawn(picture) {
 function signedIn(said) {
   const form = at("login");
   at("headline").textContent = "This page is for those who have a token.";
+  at("now").dataset.level = "waiting";
+  document.title = "replicator";
   at("login-said").textContent = token ? `✖ ${said}` : "";
   form.hidden = false;
   form.elements.token.focus();
@@ -386,6 +391,7 @@ function signedIn(said) {
       sessionStorage.setItem("replicator-token", token);
       form.reset();
       form.hidden = true;
+      last = Date.now();
       given();
     };
   });
@@ -394,11 +400,12 @@ function signedIn(said) {
 listen();
 
 setInterval(() => {
-  const silent = last ? Date.now() - last : 0;
+  const silent = at("login").hidden ? Date.now() - last : 0;
   at("clock").textContent = `${clock(Date.now())} UTC`;
   if (silent > 5000) {
     at("now").dataset.level = "problem";
-    const text = `✖ This page has heard nothing for ${span(silent)}: the process that serves it is gone, or hangs.`;
+    const why = refused || "the process that serves it is gone, or hangs";
+    const text = `✖ This page has heard nothing for ${span(silent)}: ${why}.`;
     at("headline").textContent = text;
     document.title = text;
   }

@@ -148,7 +148,7 @@ def test_every_other_opcode_is_refused_by_its_name() -> None:
         (said(b"}\x94\x8c\x01ah\x00s"), "names something again that is no text"),
         (said(b"]\x94]\x94(h\x00h\x00e"), "names something again that is no text"),
         (said(b"h\x07"), "names something again that is no text"),
-        (said(b"X", struct.pack("<I", 4096), b"x" * 4096, b"\x94(", b"h\x00" * 2000, b"t"), "more than 4194304 char"),
+        (said(b"X", struct.pack("<I", 4096), b"x" * 4096, b"\x94(", b"h\x00" * 300, b"t"), "more than 1048576 char"),
         (said(b"]" * 3000, b"a" * 2999), "lists and dicts in each other"),
         (said(b")", b"\x85" * 3000), "lists and dicts in each other"),
         # what does not fit together
@@ -172,7 +172,11 @@ def test_every_other_opcode_is_refused_by_its_name() -> None:
         (b"\xff", "cannot be read"),
         (b"[" * 100_000, "cannot be read"),
         (b"[" * 40 + b"]" * 40, "lists and dicts in each other"),
-        (b" " * (BYTES_MAX + 1), "more than 4194304"),
+        # text that can neither be shown nor sent
+        (said(b"X\x03\x00\x00\x00\xed\xa0\x80"), "text that is none"),
+        (b'{"\\ud800": 1}', "text that is none"),
+        (b'["\\udfff"]', "text that is none"),
+        (b" " * (BYTES_MAX + 1), "more than 1048576"),
     ],
 )  # fmt: skip
 def test_it_is_refused_in_words(pickled: bytes, told: str) -> None:

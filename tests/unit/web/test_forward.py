@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,9 +22,11 @@ from starlette.routing import Route
 from replicator import ConfigError
 from replicator.errors import NotPrimary
 from replicator.web import asgi, forward
+from replicator.web.certificate import Certificate
 from replicator.web.forward import onward, returned
 from replicator.web.server import WebServer
 from replicator.web.wsgi import Replicated
+from tests.support.certificates import Authority
 from tests.support.kv import PATIENCE_S
 from tests.support.sites import SITES, FakeNode, Sites, raising, sites_of, standby
 
@@ -38,10 +41,10 @@ def sites(request: pytest.FixtureRequest) -> Iterator[Sites]:
 class Primary:
     """A server that notes what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Certificate | None = None) -> None:
         self.asked: list[tuple[str, str, list[tuple[str, str]], bytes]] = []
         route = Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"])
-        self.server = WebServer(Starlette(routes=[route]))
+        self.server = WebServer(Starlette(routes=[route]), certificate=certificate)
 
     async def _answer(self, request: Request) -> Response:
         headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
@@ -89,6 +92,25 @@ def test_a_write_goes_to_the_primary_and_its_answer_comes_back(sites: Sites, pri
     assert len(answer.headers.get_list("set-cookie")) == 2
     assert "keep-alive" not in answer.headers
     assert sites.served == []
+
+
+def test_it_goes_over_tls_to_who_has_a_certificate_that_the_machine_trusts(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted, other = Authority(tmp_path / "trusted"), Authority(tmp_path / "other")
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted.path))
+    found = []
+    for by in (trusted, other):
+        files = (tmp_path / f"{len(found)}.pem", tmp_path / f"{len(found)}.key")
+        by.certificate("b", *files)
+        primary = Primary(Certificate(*files))
+        with primary.server:
+            assert primary.server.url.startswith("https://")
+            answer = sites.of(standby(primary.server.url), writes="forward").ask("POST", "/", content=b"body")
+        found.append((answer.status_code, [body for *_, body in primary.asked]))
+    assert found == [(201, [b"body"]), (503, [])]
+    assert answer.json()["error"] == "primary_unreachable"
+    assert "CERTIFICATE_VERIFY_FAILED" in answer.json()["detail"]
 
 
 def test_nothing_is_logged_of_a_request_that_goes_well(

@@ -28,6 +28,7 @@ from replicator.errors import (
 from replicator.metrics import NodeMetrics
 from replicator.node.health import Unready
 from replicator.runtime.request_writes import NOTED
+from replicator.ui.page import Page
 from replicator.web import asgi, wsgi
 from replicator.web.cookie import Cookie
 from replicator.web.failures import ANSWERS, plain
@@ -557,7 +558,9 @@ def test_a_worker_that_has_the_node_of_its_master_is_told_what_to_do(sites: Site
     site = of_a_real_node(sites, group.primary("a"))
 
     # and one whose pages do not need the node
-    needless = sites.of(group.nodes[0])
+    (tokens := tmp_path / "tokens").touch(mode=0o600)
+    tokens.write_text(f"read {'r' * 32}\n")
+    needless = sites.of(group.nodes[0], page=Page(group.nodes[0], tokens=tokens))
 
     def asked(*what: str, at: Site = site, **more: Any) -> Callable[[], list[Any]]:
         def ask() -> list[Any]:
@@ -573,6 +576,8 @@ def test_a_worker_that_has_the_node_of_its_master_is_told_what_to_do(sites: Site
         asked("GET", "/metrics"),
         asked("GET", "/k", **carrying("1-1")),
         asked("GET", "/", at=needless),
+        asked("GET", "/ui", at=needless),
+        asked("GET", "/ui/events", at=needless),
     ):
         status, code, detail = in_child(ask)
         assert (status, code) == (500, "wrong_process")
