@@ -196,6 +196,7 @@ def test_a_node_in_a_wrapper_of_ours_gives_its_lease_back_without_a_supervisor(s
     stack.lead_with_a()
     stack.control.call("stopProcess", "a")
     eventually(lambda: stack.leads("b"), "b leads", patience_s=180)
+    ended = stack.log.look().heartbeats["a"].boot
     # given: the same node, run by `replicator release -- ...`
     home, environment = stack.home, stack._environment
     command = [
@@ -212,7 +213,7 @@ def test_a_node_in_a_wrapper_of_ours_gives_its_lease_back_without_a_supervisor(s
             [*command, *node, "--lease-s", str(LEASE_S), "--auto-promote"], env=environment, stdout=out, stderr=out
         )
     try:
-        eventually(lambda: stack.log.look().heartbeats["a"].alive, "a is back", patience_s=180)
+        eventually(lambda: stack.log.look().heartbeats["a"].boot != ended, "a is back", patience_s=180)
         ops.promote(stack.log, "a", by="test", timeout_s=PATIENCE_S, force=True, lease_ms=LEASE_S * 1000)
         eventually(lambda: stack.holder() == "a", "a leads")
         (child,) = [int(pid) for pid in Path(f"/proc/{wrapper.pid}/task/{wrapper.pid}/children").read_text().split()]
