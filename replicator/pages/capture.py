@@ -150,7 +150,7 @@ class Capture:
                 if files.inode != seen.file[0] or files.wal is None or not files.wal.follows(seen.wal):
                     return None
                 if files.wal.frames_upto == seen.wal.frames_upto:
-                    return Found(in_wal=True)
+                    return Found(in_wal=True) if files.is_all() else None
                 compared = _told(files, base, shadow, seen)
                 files.check_still()
         except (Moving, NoDatabase, OSError):  # whatever it is, the look says so
