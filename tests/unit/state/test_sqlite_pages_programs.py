@@ -328,6 +328,7 @@ def test_what_is_read_only_to_compare_it_holds_up_nothing_where_a_log_tells_what
         published.becomes(audited_too.change)
         assert audited(published.path) == 2
         assert first.held_s > 0
+        assert (capture.draw(tmp_path / "drawn") > 0) is (mode != "wal")
         assert (audited_too.held_s > 0) is (mode != "wal"), "nobody can commit meanwhile"
 
 
@@ -341,11 +342,12 @@ def test_a_database_rests_for_its_programs_and_never_for_longer_than_a_minute(
     monkeypatch.setattr(sqlite_pages.time, "monotonic", lambda: now)
     for held_s, rest_s in ((0.01, 0.5), (1.0, 50.0), (100.0, 60.0)):
         monkeypatch.setattr(state, "_reader", Mock(held_s=held_s, was_wal=False))
-        state.look(shadow)
-        now += rest_s - 0.01
-        assert state.rests
-        now += 0.02
-        assert not state.rests
+        for reads in (lambda: state.look(shadow), lambda: state.draw(tmp_path / "drawn")):
+            reads()
+            now += rest_s - 0.01
+            assert state.rests
+            now += 0.02
+            assert not state.rests
 
 
 #: Commits once for each line that it reads, and has the database for itself if it is told so.
