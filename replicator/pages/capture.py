@@ -150,7 +150,7 @@ class Capture:
                 if files.inode != seen.file[0] or files.wal is None or not files.wal.follows(seen.wal):
                     return None
                 if files.wal.frames_upto == seen.wal.frames_upto:
-                    return Found(in_wal=True)
+                    return Found(in_wal=True) if files.is_all() else None
                 compared = _told(files, base, shadow, seen)
                 files.check_still()
         except (Moving, NoDatabase, OSError):  # whatever it is, the look says so
@@ -174,14 +174,16 @@ class Capture:
         self._next = digest, seen
         return Found(PageChange(base.digest, digest, size, base.page_count, files.count, come))
 
-    def draw(self, draft: Path) -> None:
-        """Write all of it to a new file, as it is at one moment. Raises what `look` raises."""
+    def draw(self, draft: Path) -> float:
+        """Write all of it to a new file, as it is at one moment. For how long nobody could commit; 0 in WAL mode.
+
+        Raises what `look` raises.
+        """
         descriptor = disk.create(draft)
         try:
             for _ in range(ATTEMPTS_MAX):
                 try:
-                    self._draw(descriptor)
-                    return
+                    return self._draw(descriptor)
                 except Moving:
                     os.ftruncate(descriptor, 0)
                     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -189,12 +191,13 @@ class Capture:
             os.close(descriptor)
         raise NoDatabase("its log was begun anew again and again while it was read")
 
-    def _draw(self, descriptor: int) -> None:
+    def _draw(self, descriptor: int) -> float:
         with held(self._path) as files:
             overlaid = files.frames_since(None) or {}
             for first, piece in files.pieces(PIECE_BYTES, overlaid):
                 disk.write(descriptor, _canonical(first, piece, files.page_size))
             files.check_still()
+        return time.monotonic() - files.held_from if files.wal is None else 0.0
 
 
 def _digest_of(shadow: int, base: Base) -> int:

@@ -5,7 +5,7 @@ many bytes after that. It ends when its stdin does, so with its parent, whatever
 
     {"look": digest, "shadow": path, "inode": i, "page_size": s, "count": n}
         -> {"what": "nothing" | "all" | "change", "why": text, "held_s": s, "wal": bool, "missed": n, "bytes": n}
-    {"draw": path}  -> {"what": "drawn"}
+    {"draw": path}  -> {"what": "drawn", "held_s": s}
     to either       -> {"what": "in use" | "refused" | "bug", "why": text}
 """
 
@@ -49,7 +49,7 @@ class Reader:
         self._audit_every_s = audit_every_s
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
-        #: How long the last look had to read all of it for; 0: it had not.
+        #: How long the last look had to read all of it for, or nobody could commit while it was drawn; 0: neither.
         self.held_s = 0.0
         self.was_wal = False
 
@@ -76,7 +76,8 @@ class Reader:
 
     def draw(self, draft: Path) -> None:
         """Have all of it in a new file. Raises `StateError`."""
-        self._ask({"draw": str(draft)})
+        answer, _ = self._ask({"draw": str(draft)})
+        self.held_s = float(answer["held_s"])
 
     def close(self) -> None:
         with self._lock:
@@ -146,8 +147,7 @@ def main(capture: Capture, questions: BinaryIO, answers: BinaryIO) -> None:
 def _answered(capture: Capture, question: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     try:
         if "draw" in question:
-            capture.draw(Path(question["draw"]))
-            return {"what": "drawn"}, b""
+            return {"what": "drawn", "held_s": capture.draw(Path(question["draw"]))}, b""
         return _looked(capture, question)
     except NoDatabase as error:
         return {"what": "refused", "why": str(error)}, b""

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..storage.shadow import page_size_in
-from .wal import FRAME_HEADER_BYTES, INDEX_BYTES, Frame, WalIndex
+from .wal import FRAME_HEADER_BYTES, INDEX_BYTES, LOG_HEADER_BYTES, Frame, WalIndex, salts_of_log
 
 __all__ = ["Files", "Moving", "NoDatabase", "held", "unheld"]
 
@@ -132,6 +132,19 @@ class Files:
         if found.salts != self.wal.salts:
             raise Moving
         return found.number
+
+    def is_all(self) -> bool:
+        """Whether the index speaks of this log, and of all of it.
+
+        It does not if a transaction is under way, or if a program that was killed left it, and the next one has an
+        index for itself (PRAGMA locking_mode = EXCLUSIVE).
+        """
+        assert self.wal is not None
+        salts, beyond = self.wal.salts, self.wal.place(self.wal.frames_upto + 1)
+        if salts_of_log(os.pread(self._log, LOG_HEADER_BYTES, 0)) != salts:
+            return False
+        header = os.pread(self._log, FRAME_HEADER_BYTES, beyond)
+        return len(header) < FRAME_HEADER_BYTES or Frame.of(header).salts != salts
 
     def in_frame(self, frame: int) -> bytes:
         assert self.wal is not None

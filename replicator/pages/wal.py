@@ -11,13 +11,13 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-__all__ = ["FRAME_HEADER_BYTES", "INDEX_BYTES", "Frame", "WalIndex"]
+__all__ = ["FRAME_HEADER_BYTES", "INDEX_BYTES", "LOG_HEADER_BYTES", "Frame", "WalIndex", "salts_of_log"]
 
 #: Both copies.
 INDEX_BYTES = 96
 
 FRAME_HEADER_BYTES = 24
-_LOG_HEADER_BYTES = 32
+LOG_HEADER_BYTES = 32
 
 _INDEX = struct.Struct("=IIIBBHII8s8s8s")
 _FRAME = struct.Struct(">II8s8s")
@@ -47,12 +47,17 @@ class WalIndex(NamedTuple):
 
     def place(self, frame: int) -> int:
         """Where a frame begins, counted from 1."""
-        return _LOG_HEADER_BYTES + (frame - 1) * (FRAME_HEADER_BYTES + self.page_size)
+        return LOG_HEADER_BYTES + (frame - 1) * (FRAME_HEADER_BYTES + self.page_size)
 
     def follows(self, before: WalIndex) -> bool:
         """Whether it is the same log, with at least as many frames."""
         same = self.is_known and self.salts == before.salts and self.page_size == before.page_size
         return same and self.frames_upto >= before.frames_upto
+
+
+def salts_of_log(header: bytes) -> bytes:
+    """By the header of the log itself; empty: it has none."""
+    return header[16:24]
 
 
 class Frame(NamedTuple):

@@ -96,8 +96,7 @@ class SQLitePages(SQLiteState):
         seen = self.seen()
         base = Base(shadow.path, shadow.inode, shadow.page_size, shadow.count, shadow.digest)
         found = self._reader.look(shadow.path, base)
-        share = SHARE_READ_IN_WAL if self._reader.was_wal else SHARE_READ
-        self._rests_until = time.monotonic() + min(self._reader.held_s / share, REST_S_MAX)
+        self._rest(SHARE_READ_IN_WAL if self._reader.was_wal else SHARE_READ)
         self._drawn = seen, ""
         if isinstance(found, str):
             logger.info("publish.whole", "%s is published as a whole: %s", self.path, found)
@@ -108,7 +107,12 @@ class SQLitePages(SQLiteState):
         """See `Source`."""
         seen = self.seen()
         self._reader.draw(draft)
+        self._rest(SHARE_READ)
         self._drawn = seen, ""
+
+    def _rest(self, share: float) -> None:
+        until = time.monotonic() + min(self._reader.held_s / share, REST_S_MAX)
+        self._rests_until = max(self._rests_until, until)
 
     def is_published(self, first: bytes) -> None:
         """At `path` is what is published, of which this is the first page: now it can be brought up to date in place.

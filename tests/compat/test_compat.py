@@ -197,6 +197,8 @@ def test_nodes_of_the_last_release_and_of_today_lead_one_after_the_other(last_re
     mixed.start("new", last_release)
     mixed.equal()
     assert {name for name in mixed.nodes if list((mixed.directory / name).glob("forks/*"))} == set()
+    # none began anew from the log
+    assert [path.name for path in mixed.directory.glob("*/*damaged*")] == []
 
 
 def test_what_programs_name_is_still_there(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,6 +17,7 @@ import pytest
 from replicator.errors import StateError
 from replicator.format.pages import NO_PAGES, PageChange
 from replicator.pages import capture as module
+from replicator.pages import files
 from replicator.pages.capture import Base, Capture
 from replicator.state import sqlite_pages
 from replicator.state.sqlite_pages import SQLitePages
@@ -324,6 +328,7 @@ def test_what_is_read_only_to_compare_it_holds_up_nothing_where_a_log_tells_what
         published.becomes(audited_too.change)
         assert audited(published.path) == 2
         assert first.held_s > 0
+        assert (capture.draw(tmp_path / "drawn") > 0) is (mode != "wal")
         assert (audited_too.held_s > 0) is (mode != "wal"), "nobody can commit meanwhile"
 
 
@@ -337,11 +342,51 @@ def test_a_database_rests_for_its_programs_and_never_for_longer_than_a_minute(
     monkeypatch.setattr(sqlite_pages.time, "monotonic", lambda: now)
     for held_s, rest_s in ((0.01, 0.5), (1.0, 50.0), (100.0, 60.0)):
         monkeypatch.setattr(state, "_reader", Mock(held_s=held_s, was_wal=False))
-        state.look(shadow)
-        now += rest_s - 0.01
-        assert state.rests
-        now += 0.02
-        assert not state.rests
+        for reads in (lambda: state.look(shadow), lambda: state.draw(tmp_path / "drawn")):
+            reads()
+            now += rest_s - 0.01
+            assert state.rests
+            now += 0.02
+            assert not state.rests
+
+
+#: Commits once for each line that it reads, and has the database for itself if it is told so.
+COMMITS = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA locking_mode = " + sys.argv[2])
+db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall() if sys.argv[3] else None
+for line in sys.stdin:
+    db.execute("UPDATE counter SET forgotten = forgotten + 1")
+    print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("checkpoints", ["", "first"])
+def test_an_index_that_a_killed_program_left_is_not_believed_once_the_next_has_one_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: str
+) -> None:
+    """What the next one commits is in the log, and not in that index."""
+    published = Published(tmp_path / "shadow")
+    with Bank(tmp_path / "bank", mode="wal", page_size=512) as bank:
+        pass
+
+    @contextmanager
+    def program(mode: str, checkpoints: str) -> Iterator[None]:
+        words = [sys.executable, "-c", COMMITS, str(bank.path), mode, checkpoints]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            process.stdin.write(b"once\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            assert process.stdout.readline() == b"done\n"  # type: ignore[union-attr]
+            yield
+            process.kill()
+
+    capture = Capture(bank.path)
+    with program("NORMAL", ""):
+        published.becomes(capture.look(published.base).change)
+    monkeypatch.setattr(files, "BUSY_S", 0.0)
+    with program("EXCLUSIVE", checkpoints), pytest.raises(sqlite3.OperationalError, match="locked"):
+        capture.look(published.base)
 
 
 def test_a_log_that_only_grew_is_read_without_a_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
