@@ -74,7 +74,14 @@ def test_one_that_owes_an_answer_is_not_open_until_it_was_taken(connected: Conne
         with suppress(redis.exceptions.ResponseError):
             wire.receive(limit)
         assert wire.is_open
-    # one that comes in a torn form is none
+    # nor is one that said more than it was asked for
+    limit = wire.send("GET", "k")
+    connected.heartbeat.sendall(b"+OK\r\n+O")
+    assert (wire.receive(limit), wire.is_open) == (b"OK", False)
+
+
+def test_one_that_answered_in_a_torn_form_is_not_open(connected: Connected) -> None:
+    wire = RedisWire(connected)
     limit = wire.send("GET", "k")
     connected.heartbeat.sendall(b"?")
     with pytest.raises(redis.exceptions.InvalidResponse):
