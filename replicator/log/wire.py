@@ -156,7 +156,7 @@ class RedisWire:
                 reader.feed(buffer, 0, count)  # type: ignore[arg-type]  # it takes any buffer
         except (BlockingIOError, TimeoutError):
             raise redis.exceptions.TimeoutError("Timeout reading from socket") from None
-        self.is_open = True
+        self.is_open = not reader.has_data()  # one that nobody asked for would be the answer to the next command
         if isinstance(answer, Exception):
             raise answer
         return answer

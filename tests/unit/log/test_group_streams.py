@@ -47,12 +47,24 @@ def test_records_alone_are_found_as_they_are_beside_other_things(streams: GroupS
     assert both == Batch([record], [GroupRequest("5-1", "look", "", "z")], None, [Ack("b", RecordId(1, 1))], "6-1", [])
 
 
+def test_what_comes_without_records_is_found_and_what_is_of_others_is_not(streams: GroupStreams) -> None:
+    wants = ReadRequest(RecordId(1, 0), "5-0", "6-0")
+    request, ack = [b"5-1", [b"request", b"look", b"by", b"z"]], [b"6-1", [b"node", b"b", b"at", b"1-1"]]
+    asked = streams.found(wants, {REQUESTS: [request]}, None)
+    assert asked == Batch([], [GroupRequest("5-1", "look", "", "z")], None, [], "6-0", [])
+    assert streams.found(wants, {ACKS: [ack]}, None) == Batch([], [], None, [Ack("b", RecordId(1, 1))], "6-1", [])
+    # many groups, and the alarm of their host, are read together
+    for others in ({}, {b"log of another": [[b"1-1", [b"h", b"", b"b", b""]]]}):
+        assert streams.found(wants, others, None) == Batch([], [], None, [], "6-0", [])
+
+
 def test_what_is_no_record_is_told_whatever_comes_with_it(streams: GroupStreams, record: ChangeRecord) -> None:
     wants = ReadRequest(RecordId(1, 0), acks_after="6-0")
     entry = [b"1-1", [b"h", record.header, b"b", record.body]]
     # fields in another order, or others beside them, are read all the same
-    otherwise = [b"1-1", [b"b", record.body, b"x", b"", b"h", record.header]]
-    assert streams.found(wants, {LOG: [otherwise]}, None).records == [record]
+    h, b, x = (b"h", record.header), (b"b", record.body), (b"x", b"")
+    for otherwise in ((*b, *x, *h), (*h, *x, *b), (*h, *b, *x), (*b, *h)):
+        assert streams.found(wants, {LOG: [[b"1-1", list(otherwise)]]}, None).records == [record]
     for fields in (None, [], [b"x", b"y"], [b"h", b"no JSON", b"b", b""], [b"b", record.body]):
         for entries in ([entry, [b"1-2", fields]], [[b"1-2", fields]]):
             found = streams.found(wants, {LOG: entries}, None)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -73,7 +74,14 @@ def test_one_that_owes_an_answer_is_not_open_until_it_was_taken(connected: Conne
         with suppress(redis.exceptions.ResponseError):
             wire.receive(limit)
         assert wire.is_open
-    # one that comes in a torn form is none
+    # nor is one that said more than it was asked for
+    limit = wire.send("GET", "k")
+    connected.heartbeat.sendall(b"+OK\r\n+O")
+    assert (wire.receive(limit), wire.is_open) == (b"OK", False)
+
+
+def test_one_that_answered_in_a_torn_form_is_not_open(connected: Connected) -> None:
+    wire = RedisWire(connected)
     limit = wire.send("GET", "k")
     connected.heartbeat.sendall(b"?")
     with pytest.raises(redis.exceptions.InvalidResponse):
@@ -90,6 +98,22 @@ def test_an_answer_that_is_there_is_taken_although_the_time_is_over(connected: C
     while time.monotonic() <= until:
         time.sleep(0.01)
     assert wire.receive(limit) == b"OK"
+
+
+def test_a_deadline_is_looked_at_for_each_request_that_has_it(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = RedisWire(connected)
+    limit = Limit(PATIENCE_S, until=time.monotonic() + PATIENCE_S)
+    sent = answering(connected, b"+OK\r\n")
+    assert wire.ask("GET", "k", limit=limit) == b"OK"
+    sent()
+    monkeypatch.setattr("replicator.log.wire.time", SimpleNamespace(monotonic=lambda: limit.until))
+    with pytest.raises(redis.exceptions.TimeoutError):
+        wire.send("GET", "k", limit=limit)
+    connected.heartbeat.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        connected.heartbeat.recv(1)
 
 
 def test_an_answer_may_come_in_any_pieces(connected: Connected) -> None:
