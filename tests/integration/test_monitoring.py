@@ -40,8 +40,9 @@ RULES = HERE.parents[1] / "replicator" / "metrics" / "rules.yml"
 CASES = HERE / "rules.test.yml"
 
 #: Panels that may show nothing, of a query or of all, through a failover by hand: of what is wrong, what was not wrong
-#: here, and how full a Redis is that has no limit.
-MAY_SHOW_NOTHING = {"What is wrong", "Not ready", "Redis memory"}
+#: here; how full a Redis is that has no limit; and what is of a proxy, which these nodes do not have.
+OF_A_PROXY = {"Requests by what became of them", "Waiting for a program", "Waited for a program, p99"}
+MAY_SHOW_NOTHING = {"What is wrong", "Not ready", "Redis memory", *OF_A_PROXY}
 
 
 def alerts() -> dict[str, Any]:
