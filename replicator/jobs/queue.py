@@ -306,7 +306,7 @@ class JobQueue:
             # RQ does not keep the end of a job that failed.
             ended_at=_unix_ms(result.created_at if result is not None else job.ended_at),
             progress=said if isinstance(said, str) else None,
-            problem=job.problem or _problem_of(result) or None,
+            problem=_problem_of(result) or job.problem or None,  # a worker that refuses one leaves nothing of its call
         )
 
     def _registries(self) -> dict[str, Any]:

@@ -135,6 +135,8 @@ def test_what_is_no_job_of_the_package_fails_and_nothing_of_it_is_run(
     assert problem in told
     assert "nothing of it was run" in told
     assert f"This worker runs {JOB}verify, {JOB}certify" in told
+    with world.queue() as own:
+        assert problem in (own.job(job.id).problem or ""), "and so it is listed"
     assert goes_on(world)
     assert trap.sprung == []
 
