@@ -278,6 +278,11 @@ class LogUnavailable(ReplicatorError):
         error.look = look
         return error
 
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis was not reached, and nothing was asked of it."""
+        return not (self.refused or self.look or isinstance(self, OutcomeUnknown))
+
 
 class OutcomeUnknown(LogUnavailable):
     """Nobody knows what became of a write ({problem}). It may be in the log: read before you repeat it."""

@@ -15,7 +15,7 @@ import click
 import orjson
 from click.shell_completion import CompletionItem
 
-from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.errors import ConfigError, LogUnavailable
 from replicator.format.records import Opens
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.log.redis_log import RedisLog
@@ -195,15 +195,23 @@ class Settings:
         """`otherwise`: what opens its records where no keys were given. While Redis is away, what helps is told."""
         log = RedisLog(self.redis, self.group, sealing=self.sealing or otherwise)
         try:
-            yield log
-        except LogUnavailable as error:
-            if not (error.refused or error.look or isinstance(error, OutcomeUnknown)):
-                from replicator.ops.redis_away import WHAT_HELPS
-
-                error.__notes__ = list(WHAT_HELPS)
-            raise
+            with telling_what_helps():
+                yield log
         finally:
             log.close()
+
+
+@contextmanager
+def telling_what_helps() -> Iterator[None]:
+    """While Redis is away, have what helps told after the error."""
+    try:
+        yield
+    except LogUnavailable as error:
+        if error.is_away:
+            from replicator.ops.redis_away import WHAT_HELPS
+
+            error.__notes__ = list(WHAT_HELPS)
+        raise
 
 
 def given_keys() -> KeyFile | None:

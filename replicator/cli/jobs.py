@@ -33,6 +33,7 @@ from .context import (
     show_line,
     snapshot_bytes_max_option,
     table,
+    telling_what_helps,
     when,
 )
 from .job_results import show_result
@@ -281,7 +282,8 @@ def _check_own(*names: str, here: bool) -> None:
 
 
 def _do(wanted: Wanted, output: str) -> None:
-    found = have_done(wanted)
+    with telling_what_helps():
+        found = have_done(wanted)
     if isinstance(found, JobFacts):
         _show_job(found, output)
     else:
@@ -294,7 +296,7 @@ def _do(wanted: Wanted, output: str) -> None:
 @click.pass_obj
 def list_(settings: Settings, everything: bool, output: str) -> None:
     """Show the jobs of the group: those to come, those that run, and with --all those that are over."""
-    with JobQueue(settings.redis, settings.group) as queue:
+    with telling_what_helps(), JobQueue(settings.redis, settings.group) as queue:
         found = [job for job in queue.jobs() if everything or job.job_status not in ENDED]
         has_worker = queue.has_worker()
     _show_jobs(found, output)
@@ -308,7 +310,7 @@ def list_(settings: Settings, everything: bool, output: str) -> None:
 @click.pass_obj
 def cancel(settings: Settings, job: str, output: str) -> None:
     """Have JOB not done, or, if it runs, end it. A drill ends its processes in order."""
-    with JobQueue(settings.redis, settings.group) as queue:
+    with telling_what_helps(), JobQueue(settings.redis, settings.group) as queue:
         before = queue.job(job)
         if before.job_status in ENDED and before.job_status != "canceled":
             raise NotDone(problem=f"job {job} is over: it is {before.job_status}")

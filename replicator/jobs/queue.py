@@ -61,6 +61,9 @@ LOOK_AFTER_WORKER_EVERY_S = 1.0
 #: A drill ends its processes in order.
 STOPS_WITHIN_S = 40.0
 
+#: What a worker says that takes jobs in JSON alone.
+NOT_READ_BY_AN_EARLIER_ONE = "it cannot be read (UnicodeDecodeError('utf-8', b'\\x80"
+
 #: The statuses that are final.
 ENDED = frozenset(each.value for each in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED))
 
@@ -303,7 +306,7 @@ class JobQueue:
             # RQ does not keep the end of a job that failed.
             ended_at=_unix_ms(result.created_at if result is not None else job.ended_at),
             progress=said if isinstance(said, str) else None,
-            problem=job.problem or _problem_of(result) or None,
+            problem=_problem_of(result) or job.problem or None,  # a worker that refuses one leaves nothing of its call
         )
 
     def _registries(self) -> dict[str, Any]:
@@ -389,6 +392,8 @@ def _result_of(job: OwnJob) -> Any:
 def _problem_of(result: Any) -> str:
     """The last line of what the job raised, without the name of the class if that is one of ours."""
     text = ((result.exc_string if result is not None else "") or "").strip()
+    if NOT_READ_BY_AN_EARLIER_ONE in text:
+        return "its worker is of an earlier version, which cannot read it: update the worker, and ask again"
     return re.sub(r"^replicator(\.\w+)+: ", "", text.splitlines()[-1]) if text else ""
 
 

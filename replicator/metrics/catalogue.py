@@ -163,7 +163,8 @@ replicator_proxy_requests_total counter outcome
     Requests that came to its proxy (`--proxy`) and are over, or whose answer has begun: answered by the program of this
     node as the primary (here) or as a standby (standby), by the primary's proxy (forwarded); waited for longer than
     --proxy-wait-s (gave_up), refused at once (refused), sent and without an answer, of a write (unknown) and of what is
-    safe (no_answer); their client left (client_left); an error of the proxy (failed). WebSockets count as they open.
+    safe (no_answer); their client left (client_left); an error of the proxy (failed). WebSockets count as they open or
+    are denied.
 replicator_proxy_wait_seconds histogram
     How long requests waited that found no program to take them, as through a failover, until one took them or they gave
     up.

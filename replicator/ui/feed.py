@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from ..errors import CorruptRecord, ReplicatorError
+from ..errors import CorruptRecord, LogUnavailable, ReplicatorError
 from ..format.ids import RecordId
 from ..format.records import Record
 from ..log.interface import Log
@@ -201,7 +201,7 @@ class _Looks:
         try:
             picture = self._looked(now)
         except ReplicatorError as error:
-            return self._without_redis(str(error), now)
+            return self._without_redis(error, now)
         self._last, self._last_at = picture, time.monotonic()
         return picture
 
@@ -221,11 +221,12 @@ class _Looks:
         before, self._before = self._before, look
         return picture_of(self._log.group, seen, before, taken_at=now, told_by=self._told_by, may_act=self._may_act)
 
-    def _without_redis(self, problem: str, now: int) -> Picture:
+    def _without_redis(self, error: ReplicatorError, now: int) -> Picture:
         away_ms = round((time.monotonic() - self._last_at) * 1000)
         if self._last is None:
             self._last = _nothing_yet(self._log.group, self._told_by, may_act=self._may_act)
-        return with_redis_away(self._last, problem, taken_at=now, away_ms=away_ms)
+        is_reached = not isinstance(error, LogUnavailable) or not error.is_away
+        return with_redis_away(self._last, str(error), taken_at=now, away_ms=away_ms, is_reached=is_reached)
 
     def _read_on(self, look: GroupView) -> None:
         """Have the newest records. What is behind the head of this look is left for the next one."""

@@ -88,14 +88,21 @@ def picture_of(
     )
 
 
-def with_redis_away(picture: Picture, problem: str, *, taken_at: int, away_ms: int) -> Picture:
-    """The last picture, with everybody's silence counted on: what it shows is as old as that."""
+def with_redis_away(
+    picture: Picture, problem: str, *, taken_at: int, away_ms: int, is_reached: bool = False
+) -> Picture:
+    """The last picture, with everybody's silence counted on: what it shows is as old as that.
+
+    `is_reached`: Redis answers, but not with what is asked for: it refuses that, for example.
+    """
     status = dict(picture.status)
     status["nodes"] = [{**node, "age_ms": node["age_ms"] + away_ms} for node in status["nodes"]]
     known = picture.headline["text"].removesuffix(".")
-    headline = {"level": PROBLEM, "text": f"Redis is not reached. Before that: {known}."}
+    what = "Redis answers, and this page cannot look at the group" if is_reached else "Redis is not reached"
+    headline = {"level": PROBLEM, "text": f"{what}. Before that: {known}."}
     # What was wrong before helps nobody now: there is nothing to promote in, or to resume.
-    found = {"check": "Redis", "level": PROBLEM, "message": " ".join([f"{problem.removesuffix('.')}.", *WHAT_HELPS])}
+    helps = () if is_reached else WHAT_HELPS
+    found = {"check": "Redis", "level": PROBLEM, "message": " ".join([f"{problem.removesuffix('.')}.", *helps])}
     return replace(
         picture, taken_at=taken_at, redis_problem=problem, redis_away_ms=away_ms, look_ms=None, record_rate=None,
         status=status, headline=headline, findings=[found],

@@ -165,9 +165,10 @@ class Connections:
 def _let_go(transport: asyncio.BaseTransport) -> None:
     """Have a connection that has ended freed at once: what asyncio keeps to read from it refers to itself.
 
-    So a thousand that end together would be a collector's, which looks at all of them in one go, for some 30 ms.
+    So a thousand that end together would be a collector's, which looks at all of them in one go, for some 30 ms. (Those
+    of uvloop, which a program may have installed for all of its loops, have no such attribute, nor a place for any.)
     """
-    vars(transport).pop("_read_ready_cb", None)
+    getattr(transport, "__dict__", {}).pop("_read_ready_cb", None)
 
 
 def _is_idle(held: _Held) -> bool:

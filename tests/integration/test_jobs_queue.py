@@ -18,7 +18,8 @@ from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
 from replicator.cli.job_results import show_result
-from replicator.jobs.errors import JobFailed
+from replicator.jobs import plain_pickle
+from replicator.jobs.errors import JobFailed, JobRefused
 from tests.support.jobs import JobsWorld, ended
 
 
@@ -134,6 +135,8 @@ def test_what_is_no_job_of_the_package_fails_and_nothing_of_it_is_run(
     assert problem in told
     assert "nothing of it was run" in told
     assert f"This worker runs {JOB}verify, {JOB}certify" in told
+    with world.queue() as own:
+        assert problem in (own.job(job.id).problem or ""), "and so it is listed"
     assert goes_on(world)
     assert trap.sprung == []
 
@@ -282,6 +285,21 @@ def test_a_result_that_is_none_fails_in_words(queue: rq.Queue, world: JobsWorld,
         queue.connection.xadd(f"rq:results:{id}", {"type": "1", "return_value": given})
         with pytest.raises(JobFailed, match="what it gave"):
             show_result("certify", own.follow(id, "certify", wait_s=5.0, progress=print), "text")
+
+
+def test_a_worker_of_an_earlier_version_that_cannot_read_the_job_is_to_be_updated(
+    queue: rq.Queue, world: JobsWorld
+) -> None:
+    with pytest.raises(UnicodeDecodeError) as unread:
+        JSONSerializer.loads(plain_pickle.written([f"{JOB}certify", None, [], {}]))
+    said = f"replicator.jobs.errors.JobRefused: {JobRefused(problem=f'it cannot be read ({unread.value!r})', jobs='')}"
+    with world.queue() as own:
+        id = own.ask("certify", {}, due_ms=int(time.time() * 1000) + 3_600_000).id
+        queue.connection.hset(f"rq:job:{id}", "status", "failed")
+        told = base64.b64encode(zlib.compress(said.encode()))
+        queue.connection.xadd(f"rq:results:{id}", {"type": "2", "exc_string": told})
+        with pytest.raises(JobFailed, match="earlier version, which cannot read it: update the worker"):
+            own.follow(id, "certify", wait_s=5.0, progress=print)
 
 
 def test_a_number_that_no_json_of_ours_has_is_no_result() -> None:

@@ -91,14 +91,25 @@ class WebSocketProxy:
         try:
             asked = replace(visit.asked, needs_primary=True)  # whatever reads do
             return await self._passing.until_taken(asked, lambda where: self._attempt(scope, visit, where))
-        except Refusal as refusal:
-            self._passing.measures.not_taken(refusal)
+        except InvalidStatus:  # a program answered, and counts
+            raise
+        except Exception as error:
+            self._passing.measures.not_taken(error)
             raise
 
     async def _attempt(
         self, scope: Scope, visit: Visit, where: Local | Follow | Remote
     ) -> tuple[ClientConnection, Callable[[], bool]]:
-        """A connection that is open, and whether it may go on. Raises `Again`."""
+        """A connection that is open, and whether it may go on. Raises `Again`, and `InvalidStatus`: it is denied."""
+        try:
+            return await self._to(where, scope, visit)
+        except InvalidStatus:
+            self._passing.measures.taken(where)
+            raise
+
+    async def _to(
+        self, where: Local | Follow | Remote, scope: Scope, visit: Visit
+    ) -> tuple[ClientConnection, Callable[[], bool]]:
         assert not isinstance(where, Follow)
         if isinstance(where, Remote):
             self._check_named(visit, where.url)

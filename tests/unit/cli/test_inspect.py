@@ -40,6 +40,9 @@ def test_while_redis_is_away_it_is_said_what_helps() -> None:
     error, *helps = told.stderr.splitlines()
     assert "127.0.0.1:1 is not available" in error
     assert helps == list(WHAT_HELPS)
+    for command in (("list",), ("cancel", "x"), ("run", "verify"), ("run", "verify", "--here")):
+        told = CliRunner().invoke(cli, ["--redis", "redis://127.0.0.1:1", "jobs", *command])
+        assert (told.exit_code, told.stderr.splitlines()[-len(WHAT_HELPS) :]) == (6, helps), command
     # but not to a program, and not where Redis answers and refuses
     told = CliRunner().invoke(cli, ["--redis", "redis://127.0.0.1:1", "status", "--json"])
     assert len(told.stderr.splitlines()) == 1

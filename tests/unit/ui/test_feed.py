@@ -24,6 +24,7 @@ class Opened:
     def __init__(self, group: Group) -> None:
         self.count = 0
         self.away = False
+        self.error = LogUnavailable(url="redis://x", problem="refused")
         self._group = group
 
     def __call__(self) -> MemoryLog:
@@ -33,7 +34,7 @@ class Opened:
 
         def looked() -> Any:
             if self.away:
-                raise LogUnavailable(url="redis://x", problem="refused")
+                raise self.error
             return look()
 
         log.look = looked  # type: ignore[method-assign]
@@ -125,6 +126,9 @@ def test_a_redis_that_was_never_there_is_said_too(group: Group, opened: Opened) 
     picture = asyncio.run(until(feed, lambda picture: True))
     assert picture.redis_problem is not None
     assert picture.headline["text"].startswith("Redis is not reached.")
+    opened.error = LogUnavailable.refuses("redis://x", "NOPERM")
+    picture = asyncio.run(until(feed, lambda picture: "refuses" in (picture.redis_problem or "")))
+    assert picture.headline["text"].startswith("Redis answers,")
     feed.close()
 
 

@@ -81,6 +81,10 @@ def test_while_redis_is_away_the_last_picture_grows_old(paper: Paper) -> None:
     assert [(each["check"], each["level"]) for each in now.findings] == [("Redis", "problem")]
     assert "Bring it back, with its data and not empty" in now.findings[0]["message"]
     assert before.status["nodes"][0]["age_ms"] < 4000, "the one before is as it was"
+    # but not where it answers, and refuses
+    now = with_redis_away(before, "Redis at x refuses: NOPERM.", taken_at=9000, away_ms=4000, is_reached=True)
+    assert now.headline["text"].startswith("Redis answers, and this page cannot look at the group. Before that: ")
+    assert now.findings[0]["message"] == "Redis at x refuses: NOPERM."
 
 
 def test_each_term_says_how_it_ended_which_the_next_one_tells(paper: Paper) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from uvicorn.server import ServerState
 
 from replicator.web import connections, server
 from replicator.web.certificate import Certificate
@@ -384,6 +386,32 @@ def test_a_node_has_its_descriptors_back(site: Site, monkeypatch: pytest.MonkeyP
         for half in halves:
             half.close()
         eventually(lambda: held_by(web) == 0)
+
+
+class OfUvloop(asyncio.Transport):
+    """A transport without attributes of its own."""
+
+    __slots__ = ()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def is_closing(self) -> bool:
+        return True
+
+    def close(self) -> None: ...
+
+
+def test_a_connection_of_another_loop_than_that_of_asyncio_ends_in_order() -> None:
+    async def main() -> None:
+        config = uvicorn.Config(Site().app, lifespan="off", http="h11")
+        config.load()
+        held = connections.Connections(1)
+        protocol = connections.LimitedProtocol(held, config=config, server_state=ServerState(), app_state={})
+        protocol.connection_made(OfUvloop())
+        protocol.connection_lost(None)
+
+    asyncio.run(main())
 
 
 def test_what_has_ended_leaves_nothing_for_a_collector(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

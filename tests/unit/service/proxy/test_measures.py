@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from replicator.metrics.catalogue import METRICS
@@ -105,6 +106,10 @@ def test_websockets_count_while_they_are_open(site: Site) -> None:
             assert measures.values()["replicator_proxy_websockets"] == 1
         eventually(lambda: measures.values()["replicator_proxy_websockets"] == 0)
         assert counted(measures) == {"here": 1}
+        # one that the program denies is answered by it
+        with pytest.raises(InvalidStatus), connect(f"{url}/denied", proxy=None, open_timeout=6 * PATIENCE_S):
+            pass
+        assert counted(measures) == {"here": 2}
 
 
 @pytest.mark.parametrize("gives_up", [False, True])
