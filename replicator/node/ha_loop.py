@@ -118,9 +118,11 @@ class HaLoop:
         self.lease_keeper.renew()
         return max(0.0, started + self._policy.beat_every_s - self.observer.now())
 
-    def end(self, *, failed: bool = False) -> None:
-        """Report no more, and give the lease back. One that `failed` does not say goodbye."""
-        self.lease_keeper.end(before=lambda: self.reporter.end(says_goodbye=not failed))
+    def end(self, *, failed: bool = False, keeps_lease: bool = False) -> None:
+        """Report no more, and give the lease back. One that `failed` does not say goodbye. `keeps_lease`: let it run
+        out instead.
+        """
+        self.lease_keeper.end(before=lambda: self.reporter.end(says_goodbye=not failed), gives_back=not keeps_lease)
 
     # --- what was read -----------------------------------------------------------------------------------------------
 

@@ -110,17 +110,18 @@ class LeaseKeeper:
         why = "Redis did not answer" if away else "this process was held up, or Redis did not answer"
         return f"the lease of {self._lease.length_s:g} s ran out and was not renewed ({why})"
 
-    def end(self, before: Callable[[], None]) -> None:
+    def end(self, before: Callable[[], None], *, gives_back: bool = True) -> None:
         """Give the lease back, and never have one again. Who looks after other nodes as well may be in a round.
 
-        `before` is called first of all, so that who hears of the lease knows why it was given back.
+        `before` is called first of all, so that who hears of the lease knows why it was given back. `gives_back`:
+        False: let it run out.
         """
         with self._leasing:
             self._ended = True
             node_state = self._replica.node_state
             before()
             try:
-                if node_state.holds_term and self._lease.held:
+                if gives_back and node_state.holds_term and self._lease.held:
                     self._log.give_back(node_state.me, node_state.view.term)
             except LogUnavailable as unavailable:
                 logger.warning(

@@ -215,10 +215,12 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
             if running is None:  # it was not started, or could not be
                 setup.log.close()
                 return
+            # Its own lease hides the one of another node that may still work: so it stays, until that is over as well.
+            keeps_lease = self._roles.holds_back
             try:
                 self._roles.end_works()  # before the lease is given back
             finally:
-                running.end()
+                running.end(keeps_lease=keeps_lease)
                 self._roles.close()
         finally:
             self._threads.close()

@@ -172,6 +172,15 @@ class RoleWatch:
         """Whether the watch has seen all that is new."""
         return not self._news.is_set() and self._waits
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether this node leads and has yet to begin its work, since another one may still have a lease."""
+        seen, former = self._look(), self._former
+        if former is None or not self._works or not seen.leads:
+            return False
+        now = self._lease.now()
+        return former.over_at(seen.term, self._held_since if self._held == seen.term else now) > now
+
     def works_beside(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> list[LeaderWork]:
         """All work that can go on while that thread waits, and the event loop that runs in it."""
         return [work for work in self._copy() if not work.is_waited_for_by(thread, loop)]

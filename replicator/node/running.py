@@ -137,16 +137,16 @@ class RunningNode:
         """Have the next beat soon."""
         self._setup.scheduler.wake(self._node_work)
 
-    def end(self) -> None:
+    def end(self, *, keeps_lease: bool) -> None:
         """Finish the record under way, write the checkpoint, give the lease back. It is `stopping`.
 
-        Raises `CheckpointError`.
+        `keeps_lease`: let it run out instead. Raises `CheckpointError`.
         """
         self.wake()
         self.replica.close()
         # With the write lock nothing is half done; no writer gets it back.
         has_lock = self.replica.write_lock.acquire(timeout=2 * self._setup.lease.length_s)
-        self.ha_loop.end(failed=self.duties.failed is not None)
+        self.ha_loop.end(failed=self.duties.failed is not None, keeps_lease=keeps_lease)
         self._setup.log.close()
         if has_lock:
             self.replica.write_lock.release()

@@ -226,8 +226,9 @@ class World:
             node.former.took_vacant(self.term)
 
     def give_back(self, node: Worker) -> None:
-        # Only one whose work had begun: otherwise there may be two (docs/roles.md, "What is not").
-        if self.holder == f"{node.began} {node.name} {node.boot}" and not node.works:
+        """It stops in order, and lets its lease run out if that hides another one."""
+        is_free = node.former.over_at(node.term, node.noticed) <= self.now
+        if self.holder == f"{node.term} {node.name} {node.boot}" and not node.works and is_free:
             self.lease = ""
             node.term = node.lease_until = 0
 
@@ -270,6 +271,20 @@ def explored(*, lies: bool) -> int:
 
 def test_there_are_never_two_at_work_whatever_happens_in_whichever_order() -> None:
     assert explored(lies=False) > 10, "and a word is believed now and then"
+
+
+def test_a_lease_that_hides_another_one_is_not_given_back() -> None:
+    world = World(0, lies=False)
+    a, b, c = world.nodes
+    # given one that works and is cut off, and another one that is promoted and stops before it may begin
+    for does in (world.promote, world.look, world.renew, world.work):
+        does(c)
+    for does in (world.promote, world.look, world.renew, world.give_back):
+        does(a)
+    # then one that saw neither lease takes no term that it could work in
+    for does in (world.take, world.look, world.renew, world.work):
+        does(b)
+    assert (world.holder, c.works, b.works) == (f"2 a {a.boot}", True, False)
 
 
 def test_a_word_that_comes_too_early_is_found() -> None:

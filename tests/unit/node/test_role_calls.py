@@ -487,6 +487,18 @@ class TestWhileLeading:
         assert time.monotonic() - began >= SHORT_LEASE_S, "a may have been cut off"
         assert work.begun[0].term == 2
 
+    def test_who_stops_before_it_may_begin_lets_its_lease_run_out(self, group: Group, work: Work) -> None:
+        group.primary("a", lease_s=10 * PATIENCE_S)
+        for name, waits in (("b", True), ("c", False)):
+            # given one that is promoted while the lease of another one may run, which its own one hides
+            node = group.node(name, lease_s=10 * PATIENCE_S)
+            if waits:
+                node.while_leading(work)
+            node.promote(timeout_s=PATIENCE_S)
+            node.stop()
+            assert (group.log().look().lease != "") is waits
+        assert work.begun == []
+
     def test_who_takes_over_when_a_lease_has_run_out_does_not_wait_for_another_one(
         self, group: Group, work: Work
     ) -> None:
