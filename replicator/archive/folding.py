@@ -101,21 +101,24 @@ def _of_snapshot(lineage: Lineage, base: Snapshot) -> Generator[Step, None, View
 def _base(target: Target) -> Snapshot | None:
     """The newest snapshot that is not after the target; None: the history is there from its very beginning."""
     lineage = target.lineage
-    for index in range(min(target.segment, len(lineage) - 1), -1, -1):
+    segment = min(target.segment, len(lineage) - 1)
+    # Snapshots are complete only after what they are of: that of the target itself, maybe in a later segment.
+    of_later = (each for index in range(segment + 1, len(lineage)) for each in lineage.snapshots(index))
+    later = next(of_later, None)
+    if later is not None and later.position.id == target.id:
+        return later
+    for index in range(segment, -1, -1):
         usable = [each for each in lineage.snapshots(index) if each.position.id <= target.id]
         if usable:
             return usable[-1]
     if lineage.footer(0).prev == ZERO_CHAIN:
         return None
-    # At the beginning of an archive the first snapshot may be complete only after the target.
-    for index in range(target.segment + 1, len(lineage)):
-        for each in lineage.snapshots(index):
-            if each.position.id <= target.id:
-                return each
-            raise NotInArchive(
-                target=target.id, problem=f"the first snapshot in its history is that of {each.position.id}"
-            )
-    raise NotInArchive(target=target.id, problem="there is no snapshot in its history")
+    if later is None:
+        raise NotInArchive(target=target.id, problem="there is no snapshot in its history")
+    if later.position.id > target.id:
+        problem = f"the first snapshot in its history is that of {later.position.id}"
+        raise NotInArchive(target=target.id, problem=problem)
+    return later
 
 
 # --- what they come to ------------------------------------------------------------------------------------------------

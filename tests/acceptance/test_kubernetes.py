@@ -53,6 +53,11 @@ class Cluster:
         except httpx.TransportError:
             return None
 
+    def hosts_at(self, name: str) -> set[str]:
+        """The hosts that this node has in its registry; none if it does not answer."""
+        found = self.asked(name, "GET", "/v1/nodes", 8000)
+        return set() if found is None else {node["hostname"] for node in found.json()["nodes"]}
+
     def passes(self, pod: Pod, probe: str) -> bool:
         assert self.machine.running[pod.name].is_up, self.machine.running[pod.name].said
         port, path = pod.probe(probe)
@@ -107,9 +112,7 @@ def test_the_pods_are_ready_and_one_that_is_deleted_hands_over(cluster: Cluster)
     # and what comes again under that name is a standby, with what it had
     cluster.machine.start(pod.container)
     eventually(lambda: cluster.passes(pod, "readinessProbe"), leads, patience_s=PATIENCE_S)
-    found = cluster.asked(leads, "GET", "/v1/nodes", 8000)
-    assert found is not None
-    assert {"first", "second"} <= {node["hostname"] for node in found.json()["nodes"]}
+    eventually(lambda: {"first", "second"} <= cluster.hosts_at(leads), "it follows", patience_s=PATIENCE_S)
     # and jobs and archive do their work
     queued = cluster.machine.running["registry-jobs-0"].exec(["replicator", "verify", "--queue"])
     assert queued.returncode == 0, queued.stderr

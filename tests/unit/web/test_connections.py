@@ -404,7 +404,7 @@ class OfUvloop(asyncio.Transport):
 
 def test_a_connection_of_another_loop_than_that_of_asyncio_ends_in_order() -> None:
     async def main() -> None:
-        config = uvicorn.Config(Site().app, lifespan="off", http="h11")
+        config = uvicorn.Config(Site().app, lifespan="off", http="h11", log_config=None)
         config.load()
         held = connections.Connections(1)
         protocol = connections.LimitedProtocol(held, config=config, server_state=ServerState(), app_state={})
