@@ -192,7 +192,8 @@ def test_a_connection_goes_on_after_it_was_refused(node: Deployment) -> None:
             b"POST /v1/nodes HTTP/1.1\r\nHost: localhost\r\nContent-Length: +1\r\n\r\n", 400, id="a length with a sign"
         ),
         pytest.param(b"GET /live HTTP/1.1\r\nHost : localhost\r\n\r\n", 400, id="a space before the colon"),
-        pytest.param(b"GET /live HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 400, id="large"),
+        # Refused with its last bytes, and not before: the answer to who still sends may be lost.
+        pytest.param(b"GET /live HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 16_384, 400, id="large"),
     ],
 )  # fmt: skip
 def test_what_is_not_said_as_it_should_be(node: Deployment, request_: bytes, status: int) -> None:
