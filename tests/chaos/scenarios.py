@@ -74,6 +74,15 @@ class Script:
         """Write a value there, which has to be taken soon."""
         return self._until(lambda: self.client.write(node, "appended"), f"{node} takes a write")
 
+    def write_elsewhere(self, node: str) -> Place:
+        """Write a value at another node, whichever leads by then: it has to be taken soon."""
+        others = [name for name in self.cluster.names if name != node]
+
+        def written() -> Place | None:
+            return next(filter(None, (self.client.write(name, "appended") for name in others)), None)
+
+        return self._until(written, f"another than {node} takes a write")
+
     def try_to_write(self, node: str, seconds: float) -> None:
         """Write there as often as it goes."""
         until = time.monotonic() + seconds
@@ -147,12 +156,12 @@ def _write_that_is_refused(script: Script) -> None:
     writer = threading.Thread(target=script.client.write, args=("a", "appended"))
     writer.start()
     proxy.wait_held()
-    other = script.another_leads_than("a")
+    script.another_leads_than("a")
     reader = Client("r", script.cluster.sockets, script.cluster.history("reader"))
     reader.read("a", first)
     proxy.release_requests()
     writer.join()
-    script.write(other)
+    script.write_elsewhere("a")
 
 
 def _divergent_tail_of_a_paused_primary(script: Script) -> None:

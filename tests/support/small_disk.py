@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -34,10 +35,8 @@ def unmount(place: Path) -> None:
 
 def fill(filler: Path) -> None:
     """Use up all that is left on that disk, with this file."""
-    with filler.open("wb") as file:
+    # Where it is full already, not even the file can be made.
+    with contextlib.suppress(OSError), filler.open("wb") as file:
         while True:
-            try:
-                file.write(bytes(64 * 1024))
-                file.flush()
-            except OSError:
-                return
+            file.write(bytes(64 * 1024))
+            file.flush()
