@@ -7,15 +7,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
-from bench.harness import Report, Setting, Table, percentile
+from bench.harness import Report, Setting, Table, percentile, wait_until
 from bench.written import Counting, can_count
 from replicator import ops
 from replicator.log.redis_log import RedisLog
@@ -23,6 +24,8 @@ from replicator.log.redis_log import RedisLog
 __all__ = ["FULL", "QUICK", "Sizes", "measure"]
 
 STARTS_WITHIN_S = 180.0
+
+_until = partial(wait_until, within_s=STARTS_WITHIN_S)
 SNAPSHOT_BYTES_MAX = 1_000_000_000
 FILES_A_DIRECTORY = 50
 CHANGED_BYTES = 2_000
@@ -148,17 +151,6 @@ def _changed(nodes: dict[str, _Node], path: Path) -> float:
     (nodes["primary"].path / path).write_bytes(content)
     _until(lambda: (nodes["standby"].path / path).read_bytes() == content, f"{path} is there", every_s=0.01)
     return time.monotonic() - began
-
-
-def _until(holds: Callable[[], object], what: str, *, every_s: float = 0.05) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN_S
-    while True:
-        with suppress(FileNotFoundError):
-            if holds():
-                return
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{what}: not within {STARTS_WITHIN_S:g} s")
-        time.sleep(every_s)
 
 
 def _report(found: dict[str, Found], first_s: float) -> Report:

@@ -56,6 +56,7 @@ __all__ = [
     "quiet",
     "ratio",
     "reset_peak",
+    "wait_until",
 ]
 
 #: A child that is silent for this long will not answer any more: it rebuilds 80 MB in a few seconds.
@@ -116,6 +117,18 @@ def in_rounds(
             if turn >= 0:
                 results[name].append(result)
     return results
+
+
+def wait_until(holds: Callable[[], object], what: str, *, within_s: float = 60.0, every_s: float = 0.02) -> None:
+    """Wait for something that is set up, or that a file which is not there yet will say. Raises `RuntimeError`."""
+    deadline = time.monotonic() + within_s
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            if holds():
+                return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what}: not within {within_s:g} s")
+        time.sleep(every_s)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 import redis
 from redis.sentinel import Sentinel
 
-from bench.harness import Child, heard, now_ns, plain_client
+from bench.harness import Child, heard, now_ns, plain_client, wait_until
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import Directives, RedisServer, find_server
 
@@ -41,14 +41,6 @@ SERVICE = "main"
 
 #: A client of Sentinel tries this often.
 TRY_EVERY_S = 0.002
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{what} not within {PATIENCE_S:g} s")
-        time.sleep(0.02)
 
 
 # --- PySyncObj --------------------------------------------------------------------------------------------------------

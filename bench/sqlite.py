@@ -8,15 +8,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
-from bench.harness import Child, Report, Setting, Table, percentile
+from bench.harness import Child, Report, Setting, Table, percentile, wait_until
 from bench.sqlite_writer import RATE, Committed, Seen, found_database, read_standby, write
 from bench.written import Counting, can_count
 from replicator import ops
@@ -25,6 +26,8 @@ from replicator.log.redis_log import RedisLog
 __all__ = ["FULL", "QUICK", "Sizes", "measure"]
 
 STARTS_WITHIN_S = 180.0
+
+_until = partial(wait_until, within_s=STARTS_WITHIN_S)
 
 #: As a program would have it that wants a standby to be close.
 PUBLISH_EVERY_S = 0.1
@@ -220,17 +223,6 @@ def _readable(committed: Sequence[Committed], seen: Sequence[Seen]) -> list[floa
         if place < len(seen):
             found.append(max(0, seen[place][1] - one.at_ns) / 1e9)
     return found
-
-
-def _until(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN_S
-    while True:
-        with suppress(FileNotFoundError):
-            if holds():
-                return
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{what}: not within {STARTS_WITHIN_S:g} s")
-        time.sleep(0.05)
 
 
 def _report(found: dict[Case, Found]) -> Report:

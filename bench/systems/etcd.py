@@ -16,9 +16,8 @@ from importlib.util import find_spec
 import orjson
 
 from bench.binaries import find_program
-from bench.harness import Setting
+from bench.harness import Setting, wait_until
 from bench.inbox import Inbox, received_aside
-from bench.peers import wait_until
 from bench.systems.base import AsyncSender, Running, System, running
 from bench.systems.servers import started
 from replicator.sandbox.free_ports import free_port

@@ -8,10 +8,9 @@ from functools import partial
 
 import orjson
 
-from bench.harness import Setting, plain_client
+from bench.harness import Setting, plain_client, wait_until
 from bench.inbox import Inbox, received_aside
 from bench.loads import Pace, by_threads
-from bench.peers import wait_until
 from bench.systems.base import BlockingSender, Running, System, running
 from replicator.sandbox.redis_server import Directives, RedisServer
 

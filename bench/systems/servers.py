@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from bench.peers import wait_until
+from bench.harness import wait_until
 
 __all__ = ["is_listening", "started"]
 

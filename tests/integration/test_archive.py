@@ -250,6 +250,16 @@ def test_a_data_directory_of_the_past_founds_a_group_anew(
     assert n.submit(push(3)) == 3
 
 
+def backed_up(start: Start, run: Run, tmp_path: Path) -> tuple[Node[Any], Path]:
+    """A primary with one change, and a backup of that."""
+    a = start("a", State())
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(push(1))
+    file = tmp_path / "state.backup"
+    run("backup", file, "--data-dir", tmp_path / "a")
+    return a, file
+
+
 def test_a_backup_is_checked_whole_before_anything_changes(
     world: RedisWorld, start: Start, run: Run, tmp_path: Path
 ) -> None:
@@ -275,11 +285,7 @@ def test_a_backup_is_checked_whole_before_anything_changes(
 
 
 def test_what_replaces_a_state_by_force_asks_first(world: RedisWorld, start: Start, run: Run, tmp_path: Path) -> None:
-    a = start("a", State())
-    a.promote(timeout_s=PATIENCE_S)
-    a.submit(push(1))
-    file = tmp_path / "state.backup"
-    run("backup", file, "--data-dir", tmp_path / "a")
+    a, file = backed_up(start, run, tmp_path)
     a.submit(push(2))
     before, wanted = a.position, document(a)
     said = run("import", file, "--force", code=2).output
@@ -311,11 +317,7 @@ def test_a_state_of_another_version_than_the_groups_is_refused(
 def test_a_node_that_loads_is_promoted_once_the_others_have_heard_of_it(
     world: RedisWorld, start: Start, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = start("a", State())
-    a.promote(timeout_s=PATIENCE_S)
-    a.submit(push(1))
-    file = tmp_path / "state.backup"
-    run("backup", file, "--data-dir", tmp_path / "a")
+    a, file = backed_up(start, run, tmp_path)
     a.submit(push(2))
     really, silent = RedisLog.beat, [3]
 
@@ -333,11 +335,7 @@ def test_a_node_that_loads_is_promoted_once_the_others_have_heard_of_it(
 def test_a_load_whose_lead_nobody_takes_back_says_so(
     world: RedisWorld, start: Start, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = start("a", State())
-    a.promote(timeout_s=PATIENCE_S)
-    a.submit(push(1))
-    file = tmp_path / "state.backup"
-    run("backup", file, "--data-dir", tmp_path / "a")
+    a, file = backed_up(start, run, tmp_path)
     really = ops.switchover
 
     def switchover(log: RedisLog, node: str, **more: Any) -> Any:
@@ -359,11 +357,7 @@ def test_a_load_whose_lead_nobody_takes_back_says_so(
 def test_a_load_that_is_ended_gives_the_lease_back(
     world: RedisWorld, start: Start, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    a = start("a", State())
-    a.promote(timeout_s=PATIENCE_S)
-    a.submit(push(1))
-    file = tmp_path / "state.backup"
-    run("backup", file, "--data-dir", tmp_path / "a")
+    a, file = backed_up(start, run, tmp_path)
     wanted = document(a)
 
     def ended(*_: object, **__: object) -> None:
@@ -383,11 +377,7 @@ def test_a_load_that_is_ended_gives_the_lease_back(
 
 
 def test_the_file_of_another_application_is_refused(world: RedisWorld, start: Start, run: Run, tmp_path: Path) -> None:
-    a = start("a", State())
-    a.promote(timeout_s=PATIENCE_S)
-    a.submit(push(1))
-    file = tmp_path / "state.backup"
-    run("backup", file, "--data-dir", tmp_path / "a")
+    a, file = backed_up(start, run, tmp_path)
     a.stop()
     world.flush()
     b = start("b", State(), app="Other")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -20,13 +19,6 @@ from replicator.state.directory import DirectoryState
 from tests.support.kv import Group
 
 ASIDE = "kept.replaced-20260113T101500Z"
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path / "nodes")
-    yield group
-    group.close()
 
 
 def put(path: Path, content: str) -> None:

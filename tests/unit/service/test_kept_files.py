@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -21,13 +21,6 @@ from replicator.state.sqlite import SQLiteState
 from tests.support.kv import PATIENCE_S, Group, eventually
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path / "nodes")
-    yield group
-    group.close()
 
 
 @pytest.fixture

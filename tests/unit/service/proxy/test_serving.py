@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from tests.support.kv import PATIENCE_S, Group, eventually
 from .conftest import Site, ok
 
 REDIS = "redis://127.0.0.1:1/0"
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path / "nodes")
-    yield group
-    group.close()
 
 
 def test_the_others_are_told_and_believe_only_what_has_proven_itself(group: Group, site: Site) -> None:

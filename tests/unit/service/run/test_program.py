@@ -29,13 +29,6 @@ LEASE_S = 2.0
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path / "nodes")
-    yield group
-    group.close()
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "signs"
 
