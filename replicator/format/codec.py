@@ -182,7 +182,7 @@ def _has_nonfinite(value: Any) -> bool:
 def encode_changes(encoded: Iterable[bytes], codec: str = "json") -> tuple[str, bytes, str]:
     """Join encoded changes into one payload: its codec, body and digest. `codec`: `keyed`, for entries with keys."""
     payload = b"[" + b",".join(encoded) + b"]"
-    digest = xxhash.xxh3_128_hexdigest(payload)  # as `digest_of`
+    digest = digest_of(payload)
     if len(payload) >= _COMPRESS_FROM:
         packed = zstd.compress(payload, level=_LEVEL)
         if len(packed) < len(payload):

@@ -99,7 +99,8 @@ class OwnJob(Job):
         """As in RQ, except that what was raised is unpacked only if it is small. Raises `ValueError`, and others of any
         kind: it is data."""
         client: Any = self.connection  # what it gives is bytes, which its types do not know
-        found = client.xrevrange(f"rq:results:{self.id}", "+", "-", count=1)
+        key = Result.get_key(self.id)  # type: ignore[no-untyped-call]
+        found = client.xrevrange(key, "+", "-", count=1)
         if not found:
             return None
         ((id, payload),) = found

@@ -20,7 +20,7 @@ from replicator.log.connection import Exchange, Link, Script
 from replicator.log.wire import Limit
 from replicator.protocol.group import Reply
 
-from .replies import OK, append_args
+from .replies import append_args
 
 __all__ = ["AppendRequest", "RedisAppending"]
 
@@ -95,10 +95,7 @@ class RedisAppending(Exchange):
     __slots__ = ("_log", "_record", "_request")
 
     def __init__(self, log: Judge, link: Link, request: AppendRequest, record: ChangeRecord, limit: Limit) -> None:
-        # As in `Exchange`, without a call for each write.
-        self._link = link
-        self._limit = limit
-        self._due = None
+        super().__init__(link, limit)
         self._log = log
         self._request = request
         self._record = record
@@ -115,7 +112,7 @@ class RedisAppending(Exchange):
 
     def receive(self) -> Reply:
         try:
-            answer = Exchange.receive(self)
+            answer = super().receive()
         except redis.exceptions.ResponseError as error:
             raise self._log.failed(error) from None
-        return OK if answer == [b"ok"] else self._log.reply("append", answer)
+        return self._log.reply("append", answer)

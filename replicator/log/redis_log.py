@@ -360,12 +360,7 @@ class RedisLog:
         if not command:
             return Batch([], [])
         limit = Limit(self._limit.answer_s, self._limit.until, (block_ms or 0) / 1000)
-        try:
-            answer = self._read.call(*command, limit=limit)
-        except redis.exceptions.ResponseError as error:
-            raise self._refused(error) from None
-        except OutcomeUnknown as error:
-            raise LogUnavailable(**error.fields) from None
+        answer = self._asked(lambda: self._read.call(*command, limit=limit))
         return self.streams.found(wants, dict(answer or ()), self.sealing)
 
     def find(self, id: RecordId) -> Record | None:

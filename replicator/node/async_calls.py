@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from .. import tracing
 from ..errors import NoThread, NotRunning
-from ..format.codec import Encoded, encoded
+from ..format.codec import Encoded
 from ..format.ids import RecordId
 from ..protocol.liveness import Sight
 from ..replica.applied_state import AppliedState
@@ -279,8 +279,8 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
         """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
         a round trip: the way to write from many places at once (see `async_writer.py`).
         """
-        running, level = self._changing(blocks=False), self._ack if ack is None else Level.parse(ack)
-        changes = encoded([change]) if key is None else change_in_json(change, key)
+        running, level = self._changing(blocks=False), self._level(ack)
+        changes = change_in_json(change, key)
         if level.kind != "appended":
             return result_of((await _acknowledged(running, changes, level, timeout_s=timeout_s, term=term))[0])
         with NOTED if tracing.active is None else noting(running):

@@ -71,10 +71,7 @@ class NodeCalls(NodeFacts):
         return running
 
     def _serving(self, call: str, *, blocks: bool = True) -> RunningNode:
-        self._owner.check()
-        running = self._running
-        if running is None or self._setup.stopping.is_set():
-            running = self._working()
+        running = self._working()
         if running.duties.failed is not None:
             raise running.duties.failed
         running.replica.applied.inside.check(call, blocks=blocks)
@@ -89,10 +86,7 @@ class NodeCalls(NodeFacts):
         return running
 
     def _changing(self, *, blocks: bool = True) -> RunningNode:
-        """For each change, so it asks by itself what is in the way hardly ever."""
-        running = self._serving("a write", blocks=blocks)
-        if self._setup.problems.get("log") is not None:
-            running = self._writing(blocks=blocks)
+        running = self._writing(blocks=blocks)
         if running.replica.whole is not None:
             problem = "the state has no apply(): let its program change it, and call publish()"
             raise ConfigError(setting="submit", problem=problem)

@@ -121,7 +121,7 @@ class Sleeper(Waiting):
     def __init__(
         self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float, since: float = 0.0
     ) -> None:
-        Waiting.__init__(self, encoded, term, wants_acks=wants_acks, deadline=deadline, since=since)
+        super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline, since=since)
         #: It commits for all, and is awake.
         self.has_lock = False
         #: None: it does not sleep.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, Unpack, overload
 
 from .. import tracing
 from ..errors import ConfigError, NotRunning, ReplicatorError
-from ..format.codec import Encoded, encoded
+from ..format.codec import Encoded
 from ..format.ids import RecordId, Writer
 from ..log.interface import Log
 from ..log.redis_log import RedisLog
@@ -313,8 +313,8 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
         inside of a read or of a callback of this very node.
         """
-        changes = encoded([change]) if key is None else change_in_json(change, key)
-        running, level = self._changing(), self._ack if ack is None else Level.parse(ack)
+        changes = change_in_json(change, key)
+        running, level = self._changing(), self._level(ack)
         return result_of(_committed(running, changes, level, timeout_s=timeout_s, term=term)[0])
 
     def submit_many(

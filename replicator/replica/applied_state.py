@@ -20,7 +20,7 @@ from ..format.records import ACT, ChangeRecord, Record
 from ..protocol.fold import View
 from ..protocol.versions import in_words
 from ..runtime.event_log import EventLogger
-from ..runtime.reentrancy import READING, Inside, Stay
+from ..runtime.reentrancy import READING, Inside
 from ..state import ReplicatedState, State, TypedResults
 from ..state.callbacks import Application, asked_to_end, said
 from ..state.contract import takes_version
@@ -145,9 +145,8 @@ class AppliedState:
             self.applied_at = record.at
             return []  # of the group, and not of its application: the view has what comes of it
         results: list[Any] = []
-        apply = self._apply_at(version) if self._takes_version else self._apply
-        once, typed = self.ledger.once, self._typed
-        with Stay(self.inside, "apply()"):
+        apply, once, typed = self._apply_at(version), self.ledger.once, self._typed
+        with self.inside.of("apply()"):
             for index, change in enumerate(changes):
                 try:
                     # As `Ledger.applied` does, without a call for each change that has no key.
@@ -177,8 +176,8 @@ class AppliedState:
         return results
 
     def _apply_at(self, version: int) -> Callable[[Any], Any]:
-        """The application's own, which asks for the version, at that one."""
-        return partial(self._apply, version=version)
+        """The application's own, at that version, as far as it asks for one."""
+        return partial(self._apply, version=version) if self._takes_version else self._apply
 
     def _apply_one(self, change: Any, **told: int) -> Any:
         result = self.state.apply(change, **told)  # type: ignore[union-attr]

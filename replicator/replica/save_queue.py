@@ -102,7 +102,7 @@ class SaveQueue:
         Raises `CheckpointError` if the disk does not take it, or is still at what came before: nothing is to be read
         then. The caller holds no lock.
         """
-        if self._added.memory - self._saved.memory <= UNSAVED_BYTES_MAX:
+        if self._unsaved_memory <= UNSAVED_BYTES_MAX:
             return
         if not self._disk.acquire(timeout=PATIENCE_S):
             mib = self._unsaved_memory / 1024 / 1024

@@ -81,8 +81,6 @@ class LogOnce:
         self._clock = clock
         self._lock = threading.Lock()
         self._told: dict[tuple[str, str], _Told] = {}
-        #: Whether nothing was told that is not over. Asked for every record that is read: so it is no question.
-        self.is_silent = True
         #: When something was over, and how patient one was with it.
         self._past: dict[tuple[str, str], tuple[float, float]] = {}
 
@@ -98,18 +96,22 @@ class LogOnce:
             if known is not None:  # nobody said so since
                 self._past[key] = self._clock(), known.patience_s
             self._told[key] = _Told(what, self._clock(), self._patience_s(key), fields={**fields, "exc_info": None})
-            self.is_silent = False
         if known is not None:
             self._tell_over(known)
         self._logger.at(what.level, what.begins, "%s", text, **fields)
         return True
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was told that is not over."""
+        return not self._told
 
     def _is_gone(self, told: _Told) -> bool:
         return told.gone_at is not None and self._clock() - told.gone_at >= told.patience_s
 
     def over(self, name: str, *, but: str = "") -> None:
         """What was told by that name goes on no more, but for what is of the kind `but`."""
-        if self.is_silent:  # as almost always: whatever goes well says so
+        if not self._told:  # as almost always: whatever goes well says so
             return
         now, ended = self._clock(), []
         with self._lock:
@@ -121,7 +123,6 @@ class LogOnce:
                     del self._told[key]
                     self._past[key] = now, told.patience_s
                     ended.append(told)
-            self.is_silent = not self._told
         for told in ended:
             self._tell_over(told)
 
@@ -129,7 +130,6 @@ class LogOnce:
         """It is over, which another line says; how long it lasted, in seconds, if it was told."""
         with self._lock:
             ended = [self._told.pop(key) for key in list(self._told) if key[0] == name]
-            self.is_silent = not self._told
         return self._clock() - min(told.since for told in ended) if ended else None
 
     def _tell_over(self, told: _Told) -> None:

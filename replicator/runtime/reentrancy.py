@@ -17,7 +17,7 @@ from contextvars import ContextVar
 
 from ..errors import WouldDeadlock
 
-__all__ = ["Inside", "Stay"]
+__all__ = ["Inside"]
 
 
 class Inside:

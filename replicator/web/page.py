@@ -57,10 +57,11 @@ def page_answer(page: ServedPage, head: Head, path: str) -> Generator[float, Non
 
 def _refusal(page: ServedPage, head: Head, path: str) -> Answer | None:
     if head.method not in METHODS:
-        return _failed(Failure(status=405, code="wrong_method", message="not with this method"), ("Allow", "GET, HEAD"))
+        failure = Failure(status=405, code="wrong_method", message="not with this method")
+        return _failed(failure, ("Allow", ", ".join(METHODS)))
     sent = {"authorization": list(head.authorization)} if head.authorization else {}
-    failure = without_right(Request(head.method, path, path, sent), page.tokens)
-    return None if failure is None else _failed(failure, *challenge(failure))
+    lacking = without_right(Request(head.method, path, path, sent), page.tokens)
+    return None if lacking is None else _failed(lacking, *challenge(lacking))
 
 
 def _failed(failure: Failure, *headers: tuple[str, str]) -> Answer:

@@ -92,7 +92,7 @@ function drawNodes(picture) {
     const away = isAway(picture);
     const level = away ? "unknown" : !node.alive || node.problem ? "problem" : node.in_sync ? "ok" : "warning";
     const state = `${away ? "was " : ""}${!node.alive ? "silent" : node.role}`;
-    const lag = away ? "not known" : node.lag_records === null ? "not known" : node.lag_records === 0 ? "none" : `${counted(node.lag_records, "record")}${node.lag_ms ? `, ${span(node.lag_ms)}` : ""}`;
+    const lag = away || node.lag_records === null ? "not known" : node.lag_records === 0 ? "none" : `${counted(node.lag_records, "record")}${node.lag_ms ? `, ${span(node.lag_ms)}` : ""}`;
     const cells = {
       Role: element("span", { class: `mark ${level}` }, `${MARKS[level] ?? "–"} ${state}`),
       Position: node.position,
