@@ -431,10 +431,16 @@ def _verified(db: Guarded) -> tuple[Saved, Leavings]:
     if not said:
         raise Damaged("what it says of itself is missing")
     saved = Saved.from_bytes(_blob(said[0][0]))
+    _check_staged(saved)
+    left = Leavings(_given_up(db), _check_parts(db, saved))
+    saved = _with_changes(db, saved, left.changes)
+    _check_staged(saved)
+    return saved, left
+
+
+def _check_staged(saved: Saved) -> None:
     if saved.view is not None and saved.staged.run.rows != parts_under_way(saved.view):
         raise Damaged("the parts that it has are not those of its view")
-    left = Leavings(_given_up(db), _check_parts(db, saved))
-    return _with_changes(db, saved, left.changes), left
 
 
 def _given_up(db: Guarded) -> RecordId:

@@ -13,8 +13,10 @@ import pytest
 
 from replicator.errors import CheckpointError
 from replicator.format import codec
+from replicator.format.ids import Position
 from replicator.protocol.fold import View
 from replicator.storage.checkpoint import Checkpoint
+from replicator.storage.checkpoint_file import Saved
 from tests.support.checkpoint_child import state_of
 from tests.support.checkpoints import Primary, Standby, contents, noise, rows_of, tidied
 
@@ -264,5 +266,30 @@ def test_what_it_says_of_itself_is_in_range_although_its_digest_fits(tmp_path: P
         if "base" in change:  # it is looked at with the first row
             db.execute("INSERT INTO change VALUES (1, 1, '', x'', x'')")
     # then it is set aside, and no number of it gets anywhere
+    with Checkpoint(tmp_path / "s", "g", node="s") as stored:
+        assert stored.set_aside is not None
+
+
+def test_parts_of_a_snapshot_that_its_own_changes_ended_are_found(primary: Primary, tmp_path: Path) -> None:
+    # given parts that passed by, and a change behind them that is a row alone
+    standby = Standby(primary.server, tmp_path / "s")
+    for number in range(10):
+        primary.change(noise(number))
+    parts = primary.snapshot(size=300)
+    next(parts)
+    standby.read()
+    standby.synced = False
+    primary.change("two")
+    standby.read()
+    standby.stored.close()
+    # when it says of itself that it read something else, so that the change ends the snapshot
+    with closing(sqlite3.connect(tmp_path / "s" / "checkpoint.sqlite", isolation_level=None)) as db:
+        ((found,),) = db.execute("SELECT value FROM meta WHERE key = 'saved'").fetchall()
+        saved = Saved.from_bytes(found)
+        assert saved.view is not None
+        assert saved.staged.run.rows == 1
+        view = saved.view._replace(cursor=Position(saved.view.cursor.id, "0" * 32))
+        db.execute("UPDATE meta SET value = ? WHERE key = 'saved'", (saved._replace(view=view).to_bytes(),))
+    # then it is set aside, and not found out by the first save
     with Checkpoint(tmp_path / "s", "g", node="s") as stored:
         assert stored.set_aside is not None
