@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ from replicator.format.ids import Writer
 from replicator.node.node import Node
 from replicator.ops.release import Released
 from replicator.protocol.group import LeaseText
-from replicator.storage import program_lock
+from replicator.storage import directory_lock, program_lock
 from replicator.storage.directory_lock import DirectoryLock
 from tests.support.kv import PATIENCE_S, Group, eventually, in_thread, put
 
@@ -179,12 +180,21 @@ def test_while_redis_is_away_nothing_is_given_back_and_that_is_said(group: Group
         ops.release(log, data_dir, by="test")
 
 
-def test_a_node_that_starts_while_somebody_asks_starts_all_the_same(tmp_path: Path) -> None:
+def test_a_node_that_starts_while_somebody_asks_starts_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     DirectoryLock(tmp_path).release()
+    waited_s: list[float] = []
     with (tmp_path / "lock").open("rb") as asks:
         fcntl.flock(asks, fcntl.LOCK_SH)
-        threading.Timer(0.02, lambda: fcntl.flock(asks, fcntl.LOCK_UN)).start()
+
+        def sleep(seconds: float) -> None:
+            waited_s.append(seconds)
+            fcntl.flock(asks, fcntl.LOCK_UN)  # whoever asked has its answer
+
+        monkeypatch.setattr(directory_lock, "time", SimpleNamespace(sleep=sleep))
         DirectoryLock(tmp_path).release()
+    assert waited_s == [directory_lock.TRY_AGAIN_S]
 
 
 def _held_by(group: Group) -> tuple[Writer, int]:
