@@ -41,7 +41,7 @@ from replicator.runtime import gil
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.server import WebServer
 from tests.support import plain_http
-from tests.support.kv import PATIENCE_S
+from tests.support.kv import PATIENCE_S, eventually
 from tests.support.registry_api import (
     KEY,
     UNAVAILABLE,
@@ -486,7 +486,7 @@ def test_a_request_that_waits_does_not_hold_up_the_end_of_the_server(node: NodeI
 
     reader = threading.Thread(target=patient, daemon=True)
     reader.start()
-    time.sleep(0.2)
+    eventually(lambda: node.waited, "the request")
     # when
     began = time.monotonic()
     server.stop()
