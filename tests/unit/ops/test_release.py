@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from replicator import ops
-from replicator.errors import ConfigError, LogUnavailable, ProgramStillRuns, StillRuns
+from replicator.errors import ConfigError, DirectoryInUse, LogUnavailable, ProgramStillRuns, StillRuns
 from replicator.format.ids import Writer
 from replicator.node.node import Node
 from replicator.ops.release import Released
@@ -180,8 +180,9 @@ def test_while_redis_is_away_nothing_is_given_back_and_that_is_said(group: Group
         ops.release(log, data_dir, by="test")
 
 
+@pytest.mark.parametrize("moments", [1, 3 * directory_lock.TRIES], ids=["for a moment", "and stands still"])
 def test_a_node_that_starts_while_somebody_asks_starts_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: int
 ) -> None:
     DirectoryLock(tmp_path).release()
     waited_s: list[float] = []
@@ -190,11 +191,24 @@ def test_a_node_that_starts_while_somebody_asks_starts_all_the_same(
 
         def sleep(seconds: float) -> None:
             waited_s.append(seconds)
-            fcntl.flock(asks, fcntl.LOCK_UN)  # whoever asked has its answer
+            if len(waited_s) == moments:
+                fcntl.flock(asks, fcntl.LOCK_UN)  # whoever asked has its answer
 
         monkeypatch.setattr(directory_lock, "time", SimpleNamespace(sleep=sleep))
         DirectoryLock(tmp_path).release()
-    assert waited_s == [directory_lock.TRY_AGAIN_S]
+    assert waited_s == [directory_lock.TRY_AGAIN_S] * moments
+
+
+def test_a_node_that_starts_where_another_one_works_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited_s: list[float] = []
+    monkeypatch.setattr(directory_lock, "time", SimpleNamespace(sleep=waited_s.append))
+    works = DirectoryLock(tmp_path)
+    with pytest.raises(DirectoryInUse, match=f"process {os.getpid()} is using it"):
+        DirectoryLock(tmp_path)
+    assert len(waited_s) < directory_lock.TRIES
+    works.release()
 
 
 def _held_by(group: Group) -> tuple[Writer, int]:
