@@ -464,7 +464,7 @@ def test_a_node_that_cannot_do_its_work_is_not_ready_and_says_why(client: TestCl
 def test_large_bodies_get_their_answers_over_a_real_connection(node: NodeInMemory) -> None:
     # given
     document = orjson.dumps(generate(3000, seed=1))
-    with WebServer(registry_app(node)) as server, plain_http.Client(base_url=server.url) as client:
+    with WebServer(registry_app(node)) as server, plain_http.Client(base_url=server.url, timeout=PATIENCE_S) as client:
         # then
         answer = client.put("/v1/state", content=document)
         assert answer.json()["applied"] is True
