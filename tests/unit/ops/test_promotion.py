@@ -469,7 +469,7 @@ class TestSwitchover:
 
 class TestPause:
     def test_status_shows_who_paused_and_why_until_it_is_resumed(self, group: Group) -> None:
-        group.primary("a")
+        reported(group, group.primary("a"))
         assert ops.status(group.log()).problem is None
         ops.pause(group.log(), by="ann", reason="moving house")
         problem = str(ops.status(group.log()).problem)

@@ -24,6 +24,7 @@ from replicator.protocol.group import LeaseText
 from replicator.storage import directory_lock, program_lock
 from replicator.storage.directory_lock import DirectoryLock
 from tests.support.kv import PATIENCE_S, Group, eventually, in_thread, put
+from tests.support.nodes import reported
 
 #: The module, which the package hides behind its function.
 release = importlib.import_module("replicator.ops.release")
@@ -57,11 +58,19 @@ def crashed(group: Group, **options: object) -> tuple[Node, Path]:
     return a, a.data_dir
 
 
-def test_the_lease_of_a_node_that_was_killed_is_given_back_and_another_one_leads(group: Group) -> None:
+def test_the_lease_of_a_node_that_was_killed_is_given_back_and_another_one_leads(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, data_dir = crashed(group)
-    b = group.node("b", lease_s=LEASE_S, auto_promote=True)
+    b = group.node("b", log=(log := group.log()), lease_s=LEASE_S, auto_promote=True)
+    reported(group, b)
+    # and given that it looks at the group once it has heard that the lease was given back, and by whom
+    may_look, look = threading.Event(), log.look
+    monkeypatch.setattr(log, "look", lambda: look() if may_look.wait(PATIENCE_S) else None)
     released = ops.release(group.log(), data_dir, by="test")
     assert (released.node, released.term, released.boot) == ("a", 1, a.boot)
+    eventually(lambda: b._running.ha_loop.candidate._gave_back[0] == "a", "it hears of it")
+    may_look.set()
     eventually(lambda: b.leads, "another leader")
     # and the history does not say that it stopped in order
     gave_back, takeover = ops.history(group.log()).entries[-2:]
