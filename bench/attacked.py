@@ -211,10 +211,10 @@ def be_client(pipe: Connection) -> None:
 
 
 def _probed(asked: Asked) -> list[int]:
-    request, took_ns = request_of("GET", "/ready"), []
+    request, took_ns = request_of("GET", "/ready"), list[int]()
     until = time.monotonic() + asked.seconds
     connection = KeptAlive(asked.port)
-    while time.monotonic() < until:
+    while not took_ns or time.monotonic() < until:
         began_ns = now_ns()
         if asked.is_new:
             connection.close()

@@ -105,7 +105,7 @@ def _nodes(setting: Setting, directory: Path) -> Iterator[dict[str, _Node]]:
         for name in ROLES:
             nodes[name] = _Node(setting, group, directory, name, counting)
             stack.callback(nodes[name].end)
-        log = RedisLog(setting.url, group)
+        log = RedisLog(setting.url, group, timeout_s=STARTS_WITHIN_S)
         stack.callback(log.close)
         _until(lambda: {node.node for node in ops.status(log).nodes if node.alive} >= set(ROLES), "both report")
         ops.promote(log, "primary", by="bench", timeout_s=STARTS_WITHIN_S)

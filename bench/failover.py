@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from bench.charts import Bars
 from bench.failover_node import NAMES, Acknowledged, Group, Writer, first_accepted
-from bench.harness import Report, Setting, Table, in_rounds, now_ns, percentile
+from bench.harness import Report, Setting, Table, in_rounds, now_ns, percentile, wait_until
 from bench.loads import CHANGE_BYTES
 from bench.peers import SENTINEL_DOWN_AFTER_MS, SentinelGroup, SyncObjGroup, syncobj_version
 from replicator import ops
@@ -29,6 +29,9 @@ WRITERS = 4
 
 #: The writers run so long before a switchover, and after it.
 LOAD_S = 0.3
+
+#: A command is given so long: how long it took is measured, and a busy machine is none that has none.
+SWITCHOVER_TIMEOUT_S = 60.0
 
 #: A group whose primary is replaced by command has the lease that a node has if nobody says otherwise.
 DEFAULT_LEASE_S = 5.0
@@ -183,7 +186,7 @@ class Operated:
             time.sleep(random.uniform(0.1, 0.4))
             target = next(self._targets)
             called_ns = now_ns()
-            ops.promote(self._group.log, target, by="a benchmark")
+            ops.promote(self._group.log, target, by="a benchmark", timeout_s=SWITCHOVER_TIMEOUT_S)
             return (first_accepted([probes[target]], called_ns) - called_ns) / 1e6
 
     def switched(self) -> Switched:
@@ -196,8 +199,10 @@ class Operated:
             names = [f"{self._rounds}-{number}" for number in range(WRITERS)]
             writers = [stack.enter_context(self._group.writer(name)) for name in names]
             time.sleep(LOAD_S)
-            done = ops.switchover(self._group.log, target, by="a benchmark")
+            _until_one_was_accepted(writers, before)
+            done = ops.switchover(self._group.log, target, by="a benchmark", timeout_s=SWITCHOVER_TIMEOUT_S)
             time.sleep(LOAD_S)
+            _until_one_was_accepted(writers, target)
         return self._judged(before, target, done.gap_ms, writers)
 
     def _judged(self, before: str, target: str, told_ms: float, writers: Sequence[Writer]) -> Switched:
@@ -213,6 +218,14 @@ class Operated:
             twice=sum(1 for count in counts for times in count.values() if times > 1),
             unknown=len(unknown),
         )
+
+
+def _until_one_was_accepted(writers: Sequence[Writer], node: str) -> None:
+    wait_until(
+        lambda: any(each.node == node for writer in writers for each in list(writer.acknowledged)),
+        f"a write that {node} accepted",
+        every_s=0.005,
+    )
 
 
 def _last(acknowledged: Sequence[Acknowledged], node: str) -> int:

@@ -149,7 +149,7 @@ def _inside(node: Node[Registry], told: Inside) -> Waited:
     head = Head("GET", f"/{told.probe}", b"", b"", None, "", False)
     took_ns: list[int] = []
     began_ns = now_ns()
-    while now_ns() - began_ns < told.seconds * 1e9:
+    while not took_ns or now_ns() - began_ns < told.seconds * 1e9:
         asked_ns = now_ns()
         with suppress(StopIteration):
             next(probed.before(Visit(head, probed)))

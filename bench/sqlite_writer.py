@@ -26,6 +26,9 @@ ROW_BYTES = 900
 #: How soon the reader looks again.
 LOOK_S = 0.004
 
+#: The reader does not end before it has seen something newer than at the beginning, or waited so long for it.
+NEWER_WITHIN_S = 60.0
+
 
 @dataclass(frozen=True)
 class Committed:
@@ -101,13 +104,22 @@ def read_standby(pipe: Connection, path: Path, immutable: bool) -> None:
     uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
     pipe.send("ready")
     while pipe.recv() is not None:
-        seen: list[Seen] = []
-        while not pipe.poll(LOOK_S):
-            number = _newest(uri)
-            if number and (not seen or number > seen[-1][0]):
-                seen.append((number, now_ns()))
-        pipe.recv()
-        pipe.send(seen)
+        pipe.send(_seen_until_told(pipe, uri))
+
+
+def _seen_until_told(pipe: Connection, uri: str) -> list[Seen]:
+    seen: list[Seen] = []
+    told_at: float | None = None
+    while told_at is None or (len(seen) < 2 and time.monotonic() < told_at + NEWER_WITHIN_S):
+        number = _newest(uri)
+        if number and (not seen or number > seen[-1][0]):
+            seen.append((number, now_ns()))
+        if told_at is not None:
+            time.sleep(LOOK_S)
+        elif pipe.poll(LOOK_S):
+            pipe.recv()
+            told_at = time.monotonic()
+    return seen
 
 
 def _newest(uri: str) -> int:

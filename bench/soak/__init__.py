@@ -39,6 +39,9 @@ FILL_BYTES_MAX = 4 * MIB
 #: The first part of a soak in which nothing counts, and at least so many rounds of it.
 WARM_UP, WARM_UP_ROUNDS = 0.25, 1
 
+#: So often an event is tried in a round: a short soak has one round, and a busy machine costs a lease of three seconds.
+TRIES = 3
+
 #: Requests that fail for each that does not: while nobody leads, a writer that has no answer tries again at once.
 FAILED_MAX = 1.0
 
@@ -232,20 +235,31 @@ def _play(scene: Scene, sizes: Sizes, began: float) -> Played:
     differed: list[str] = []
     while (now_s := time.monotonic() - began) < sizes.seconds or len(ends) < sizes.rounds:
         for name in sizes.events:
-            try:
-                EVENTS[name](scene)
+            if problem := _in_the_way(scene, name, differed):
+                failed[name] = problem
+            else:
                 events[name] += 1
-            except StatesDiffer as problem:
-                events[name] += 1
-                differed.append(str(problem))
-            except (ReplicatorError, TimeoutError) as problem:
-                # A machine that is too busy for one switchover is no leak. What does not come right again is told.
-                failed[name] = str(problem)
-                scene.settle()
         time.sleep(max(0.0, sizes.round_s - (time.monotonic() - began - now_s)))
         ends.append(time.monotonic() - began)
         click.echo(f"  round {len(ends)} after {ends[-1]:,.0f} s", err=True)
     return Played(rounds_end_s=ends, events=events, failed=failed, differed=differed)
+
+
+def _in_the_way(scene: Scene, name: str, differed: list[str]) -> str:
+    """Play an event; why it could not be played, or nothing. Of states that differ the text is added to the list."""
+    problem = ""
+    for _ in range(TRIES):
+        try:
+            EVENTS[name](scene)
+            return ""
+        except StatesDiffer as differ:
+            differed.append(str(differ))
+            return ""
+        except (ReplicatorError, TimeoutError) as error:
+            # A machine that is too busy for one switchover is no leak. What does not come right again is told.
+            problem = str(error)
+            scene.settle()
+    return problem
 
 
 def _told(sizes: Sizes, played: Played, requests: Sequence[Requests]) -> str:

@@ -16,9 +16,9 @@ from replicator.storage.file_identity import place_of
 
 __all__ = ["DirectoryLock", "Mark", "ended_boot"]
 
-#: Whoever asks which boot has ended (`ended_boot`) holds the lock for a moment: a node that starts in that moment tries
-#: again.
-TRIES = 5
+#: Whoever asks which boot has ended (`ended_boot`) holds the lock for a moment, shared: a node that starts in that
+#: moment tries again. A moment is long where that process stands still: then as often as that, if no node has the lock.
+TRIES, TRIES_WHILE_ASKED = 5, 500
 TRY_AGAIN_S = 0.02
 
 
@@ -51,10 +51,12 @@ class DirectoryLock:
             raise
 
     def _take(self, data_dir: Path) -> None:
-        for _ in range(TRIES):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for turn in range(1, TRIES_WHILE_ASKED + 1):
+            if _is_locked(self._file, fcntl.LOCK_EX):
                 return
+            if turn >= TRIES and not _is_locked(self._file, fcntl.LOCK_SH):
+                break  # who has it does not only ask
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # another one that starts may have the lock meanwhile
             time.sleep(TRY_AGAIN_S)
         raise _in_use(self._file, data_dir)
 
@@ -76,6 +78,14 @@ class DirectoryLock:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _is_locked(file: int, kind: int) -> bool:
+    """Whether the lock of this kind was to be had, and is held now."""
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 _TEXT = re.compile(rb"pid +(\d+)\nsave (\d{20})\n")

@@ -198,8 +198,8 @@ class NodeInMemory(Known):
             self._lock.release()
 
 
-def client_of(node: ServedNode[Registry]) -> TestClient:
-    app = registry_app(node, wait_timeout_s=0.1)
+def client_of(node: ServedNode[Registry], *, wait_timeout_s: float = 0.1) -> TestClient:
+    app = registry_app(node, wait_timeout_s=wait_timeout_s)
     return TestClient(app, follow_redirects=False, base_url="http://a:7001")
 
 

@@ -33,7 +33,7 @@ def stalled_group(group: Group, *, key: str | None = None, **ack: Any) -> tuple[
     with pytest.raises(Stalled):
         a.submit(POISON, key=key, **ack)
     eventually(lambda: all(node.stalled for node in nodes), "all stall")
-    return nodes, eventually(lambda: at_one_change(group))
+    return nodes, eventually(lambda: at_one_change(group, *"abc"))
 
 
 def skip(group: Group, change: RecordId, node: str, **options: Any) -> ops.Skip:
@@ -45,4 +45,6 @@ def at_one_change(group: Group, *names: str) -> RecordId | None:
     look = group.server.look()
     assert look.head is not None
     beats = [beat for name, beat in look.heartbeats.items() if not names or name in names]
+    if len(beats) < len(names):
+        return None  # one has not reported yet
     return look.head.changed if {beat.stalled_at for beat in beats} == {look.head.changed} else None

@@ -14,6 +14,7 @@ from replicator.archive.metrics import ArchiverMetrics, serving
 from replicator.archive.status import Status
 from replicator.metrics.catalogue import METRICS
 from tests.support import plain_http
+from tests.support.kv import PATIENCE_S
 
 STATUS = Status(
     group="g", host="db1", position="3-17", lag_records=2, segment_count=4, timeline=1, complete_at=1, problem="no room"
@@ -34,13 +35,13 @@ def test_before_it_has_had_all_of_the_log_nobody_knows_how_far_it_is_behind() ->
 def test_they_are_served_as_they_are_now() -> None:
     status = replace(STATUS, complete_at=int(time.time() * 1000) - 90_000)
     with serving(status, "127.0.0.1:0") as url:
-        told = plain_http.get(url).text.splitlines()
+        told = plain_http.get(url, timeout=PATIENCE_S).text.splitlines()
         assert 'replicator_archive_archived_n{group="g",node="db1"} 17.0' in told
         assert 'replicator_archive_problem{group="g",node="db1"} 1.0' in told
         (behind,) = (line.split()[-1] for line in told if line.startswith("replicator_archive_behind_seconds{"))
         assert float(behind) >= 90
         status.problem, status.ended = "", True
-        told = plain_http.get(url).text.splitlines()
+        told = plain_http.get(url, timeout=PATIENCE_S).text.splitlines()
         assert 'replicator_archive_problem{group="g",node="db1"} 0.0' in told
         assert 'replicator_archive_up{group="g",node="db1"} 0.0' in told
     with pytest.raises(httpx.ConnectError):

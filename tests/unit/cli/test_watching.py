@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from replicator.cli.watching import LAGS_KEPT, Health, Watch, asked_over_http
+from tests.support.kv import PATIENCE_S
 from tests.support.statuses import WELL, A, B
 
 
@@ -90,7 +91,8 @@ def url() -> Iterator[str]:
 
 def test_the_nodes_are_asked_at_the_urls_that_they_told(url: str) -> None:
     nodes = [replace(A, http=url), replace(B, http=url), replace(B, node="c", http=None)]
-    told = asked_over_http(replace(WELL, nodes=[*nodes, replace(B, node="d", http="http://127.0.0.1:1")]))
+    seen = replace(WELL, nodes=[*nodes, replace(B, node="d", http="http://127.0.0.1:1")])
+    told = asked_over_http(seen, timeout_s=PATIENCE_S)
     assert told["a"] == Health(
         node="a", http=url, answers=True, role="primary", leads=True, ready=False, term=3, position="3-9", problem="p"
     )

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -25,7 +26,8 @@ from replicator import (
     PositionLost,
     WrongProcess,
 )
-from replicator.client import AsyncClient, Client, raise_for_error
+from replicator.client import AsyncClient, Client, async_client, raise_for_error, setup
+from replicator.client import client as client_of_threads
 from replicator.registry.api import registry_app
 from replicator.web.server import WebServer
 from tests.support.clients import AsyncTwin, Service, Twin, breaks, in_turn, node, refuses
@@ -60,6 +62,12 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 def client(make: Make, service: Service) -> Twin:
     service.nodes = {"http://a": node(), "http://b": node("standby"), "http://c": node("standby")}
     return make(urls=URLS, http={"transport": service.transport()})
+
+
+def by_clock(monkeypatch: pytest.MonkeyPatch, now: Callable[[], float]) -> None:
+    """Deadlines are counted by this one."""
+    for module in (client_of_threads, async_client, setup):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
 
 
 class TestRequests:
@@ -153,12 +161,16 @@ class TestRequests:
         assert client.get("/x").status_code == 200
         assert client.position == "6-3"
 
-    def test_the_deadline_ends_it_with_what_was_in_the_way(self, client: Twin, service: Service) -> None:
+    def test_the_deadline_ends_it_with_what_was_in_the_way(
+        self, client: Twin, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for name in ("a", "b", "c"):
             service.nodes[f"http://{name}"] = refuses("not_primary", role="standby")
+        by_clock(monkeypatch, lambda: 0.1 * len(service.requests))
         with pytest.raises(NotPrimary, match="because of not_primary"):
-            client.post("/x", timeout_s=0.3)
-        assert len(service.requests) > 3
+            client.post("/x", timeout_s=0.45)
+        # Each answer took a tenth of a second, so there was no time for a fifth one.
+        assert service.asked == ["a", "b", "c", "a"]
 
     def test_a_change_gives_what_apply_returned(self, client: Twin, service: Service) -> None:
         service.nodes["http://a"] = node(body={"result": {"id": 7}})
@@ -422,7 +434,12 @@ class Dripping:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.ended = threading.Event()
+        self.asked_at: float | None = None
         threading.Thread(target=self._serve, daemon=True).start()
+
+    def now(self) -> float:
+        """It stands still until somebody has come."""
+        return 0.0 if self.asked_at is None else time.monotonic() - self.asked_at
 
     def _serve(self) -> None:
         while True:
@@ -430,6 +447,7 @@ class Dripping:
                 connection, _ = self.listener.accept()
             except OSError:
                 return
+            self.asked_at = self.asked_at or time.monotonic()
             threading.Thread(target=self._drip, args=[connection], daemon=True).start()
 
     def _drip(self, connection: socket.socket) -> None:
@@ -450,21 +468,34 @@ def dripping() -> Iterator[Dripping]:
     server.listener.close()
 
 
-def test_an_answer_that_never_ends_is_given_up_at_the_deadline(make: Make, dripping: Dripping) -> None:
-    client = make(urls=[dripping.url], attempt_timeout_s=0.1)
+@pytest.mark.parametrize(
+    ("method", "options", "error", "says"),
+    [
+        ("GET", {}, TimeoutError, "GET /x: no answer from"),
+        ("POST", {}, OutcomeUnknown, "lands once"),
+        ("POST", {"keyed": False}, OutcomeUnknown, "read before you repeat it"),
+    ],
+)
+def test_an_answer_that_never_ends_is_given_up_at_the_deadline(
+    make: Make,
+    dripping: Dripping,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    options: dict[str, Any],
+    error: type[Exception],
+    says: str,
+) -> None:
+    twin = make(urls=[dripping.url], attempt_timeout_s=0.1)
+    by_clock(monkeypatch, dripping.now)
     # It ends at all: each byte comes in time.
-    with pytest.raises(TimeoutError, match="GET /x"):
-        client.get("/x", timeout_s=0.3)
-    with pytest.raises(OutcomeUnknown, match="lands once"):
-        client.post("/x", timeout_s=0.3)
-    with pytest.raises(OutcomeUnknown, match="read before you repeat it"):
-        client.post("/x", keyed=False, timeout_s=0.3)
+    with pytest.raises(error, match=says):
+        twin.request(method, "/x", timeout_s=0.3, **options)
 
 
 def test_a_node_that_hangs_costs_an_attempt(make: Make, served: tuple[NodeInMemory, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hangs:
         url = f"http://127.0.0.1:{hangs.getsockname()[1]}"
-        client = make(urls=[url, served[1]], attempt_timeout_s=0.2)
+        client = make(urls=[url, served[1]], attempt_timeout_s=1.0)
         assert client.post("/v1/nodes", json={"hostname": "db1"}).status_code == 201
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from replicator.log import host_names
 from replicator.log.host_names import Names
 from tests.support.kv import PATIENCE_S, eventually
 
@@ -58,6 +59,7 @@ def test_a_silent_name_server_holds_nobody_up_longer_than_it_may(server: NameSer
     for _ in range(3):
         with pytest.raises(TimeoutError, match="no name server says what 'h' is"):
             names.addresses("h", 0.02)
+    eventually(lambda: server.asked)
     assert server.asked == ["h"], "one question hangs, however many want to know"
 
 
@@ -76,8 +78,9 @@ def test_what_was_known_is_used_while_the_name_server_is_silent(server: NameServ
 
 
 def test_what_was_known_is_used_while_the_name_server_is_in_trouble_and_not_when_it_knows_better(
-    server: NameServer,
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(host_names, "KNOWN_WAIT_S", PATIENCE_S)  # it answers, however late
     server.known["h"] = ["10.0.0.1"]
     names = Names()
     names.addresses("h", PATIENCE_S)

@@ -31,7 +31,7 @@ from replicator.state.class_name import are_alike, kind_of
 from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.storage.checkpoint_reader import DamagedCheckpoint
 from replicator.testing import MemoryLog, MemoryRedis
-from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push, put
+from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, in_thread, push, put
 from tests.support.logs import Entry, Pen, fail_over, forged
 
 
@@ -76,7 +76,7 @@ def test_terms_snapshots_markers_and_a_trim_are_certified(group: Group) -> None:
         a.submit(push(number))
     a.publish()
     a.submit(put("key", "value"))
-    b.promote()
+    b.promote(timeout_s=PATIENCE_S)
     b.submit(push("x"))
     b.publish()
     group.log().request("digest", by="test")
@@ -132,14 +132,14 @@ def test_one_that_never_had_anything_is_new(group: Group, tmp_path: Path) -> Non
 
 
 def test_a_rebase_is_certified_on_all_nodes(group: Group) -> None:
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a"), group.node("b")
     a.submit(push("x"))
     in_step(a, b)
     before = group.server.state
     a.submit(push("y"))
     in_step(a, b)
     group.fail_over(before)
-    eventually(lambda: a.role == "primary" and a.term > ERA)
+    eventually(lambda: a.leads and a.term > ERA)
     saved(a, b)
     at_once = of(group, a, b)
     assert (at_once.log.rebase_count, at_once.equal_nodes) == (1, [["a", "b"]])
@@ -196,7 +196,7 @@ def test_a_history_that_parted_is_no_violation_and_its_divergent_tail_is_told(gr
 
 def diverged(group: Group) -> tuple[Node, Node]:
     """a is stopped with a change that Redis lost, b leads without it."""
-    a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a"), group.node("b")
     a.submit(push("x"))
     in_step(a, b)
     b.stop()
@@ -204,7 +204,7 @@ def diverged(group: Group) -> tuple[Node, Node]:
     a.submit(push("only a has it"))
     a.stop()
     group.fail_over(replace(before, beats=()))
-    b = group.node("b", lease_s=SHORT_LEASE_S)
+    b = group.node("b")
     b.wait(position="1-2", timeout_s=PATIENCE_S)
     b.promote(timeout_s=PATIENCE_S)
     b.submit(push("y"))
@@ -358,7 +358,7 @@ def test_a_node_whose_record_is_another_is_a_violation(group: Group) -> None:
 def test_a_node_whose_position_has_another_chain_is_a_violation(group: Group) -> None:
     a, b = group.primary("a"), group.node("b")
     a.submit(push(1))
-    b.promote()
+    b.promote(timeout_s=PATIENCE_S)
     saved(a, b)
     # nothing but the term record differs, which is no row of the checkpoint
     log = forged(group.server, lambda entries: entries[2].header.update(reason="another"))
@@ -371,7 +371,7 @@ def test_a_node_that_has_a_record_which_the_log_it_follows_has_not_is_a_violatio
     a, b = group.primary("a"), group.node("b")
     a.submit(push(1))
     old = a._running.replica.node_state.change(codec="json", digest="d", count=1, body=b"[]", at=1)
-    b.promote()
+    b.promote(timeout_s=PATIENCE_S)
     saved(a, b)
     b.stop()
     # a stale record that went past the fence of b's fold, onto its disk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,23 +11,23 @@ from replicator import DictState, RecordId, ops, put
 from replicator.log.interface import LogSize
 from replicator.ops import diagnosis
 from replicator.testing import Cluster, MemoryLog
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, push
+from tests.support.kv import LEASE_S, PATIENCE_S, Group, eventually, in_step, push
 from tests.support.paper import Paper, at
 
 
 class TestStatus:
     def test_it_has_the_fields_that_programs_rely_on(self, group: Group) -> None:
-        a = group.primary("a", http="http://a", lease_s=SHORT_LEASE_S)
-        b = group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", http="http://a"), group.node("b")
         a.submit(push("x"))
         in_step(a, b)
-        told = eventually(
-            lambda: [
-                now
-                for now in [ops.status(group.log()).to_dict()]
-                if [node["position"] for node in now["nodes"]] == ["1-2", "1-2"] and now["nodes"][0]["lag_records"] == 0
-            ]
-        )[0]
+
+        def all_reported() -> dict[str, Any] | None:
+            group.wake()
+            now = ops.status(group.log()).to_dict()
+            told = [(node["position"], node["lag_records"], node["ready"]) for node in now["nodes"]]
+            return now if told == [("1-2", 0, True)] * 2 else None
+
+        told = eventually(all_reported)
         assert list(told) == [
             "group", "log_id", "run", "term", "holder", "last_id", "lease_ms", "record_count", "log_bytes",
             "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem", "warnings", "app", "version",
@@ -60,7 +61,7 @@ class TestStatus:
         assert (told["changes_bytes"], told["kept_bytes"]) == (weight, weight)
         assert told["log_bytes"] > weight  # fmt: skip
         assert len(told["log_id"]) == 32
-        assert 0 < told["lease_ms"] <= 1000 * SHORT_LEASE_S
+        assert 0 < told["lease_ms"] <= 1000 * LEASE_S
         ages = [node.pop("age_ms") for node in told["nodes"]]
         assert all(0 <= age < 1000 * PATIENCE_S for age in ages)
         assert told["nodes"][0] == {
@@ -180,11 +181,15 @@ def test_nothing_is_said_of_a_group_that_was_idle_and_writes_again_or_was_restar
 def test_a_standby_that_reads_nothing_any_more_is_told_by_itself(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "BEHIND_MS_MAX", 200)
     log = group.faulty_log()
-    a, b = group.primary("a"), group.node("b", log=log, lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a"), group.node("b", log=log)
     in_step(a, b)
+
+    def warned() -> list[str]:
+        group.wake()
+        return [line for line in ops.status(group.log()).warnings if "behind, and has been" in line]
+
     log.deaf = True
     a.submit(push("x"))
-    warned = eventually(lambda: [line for line in ops.status(group.log()).warnings if "behind, and has been" in line])
-    assert warned[0].startswith("node b: it is 1 record behind, and has been for")
+    assert eventually(warned)[0].startswith("node b: it is 1 record behind, and has been for")
     log.deaf = False
-    eventually(lambda: not any("behind, and has been" in line for line in ops.status(group.log()).warnings))
+    eventually(lambda: not warned())

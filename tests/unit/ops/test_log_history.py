@@ -13,7 +13,8 @@ from replicator.format.records import ChangeRecord, PartRecord, TermRecord
 from replicator.log.memory_history import MemoryHistory
 from replicator.protocol.group import Claim
 from replicator.protocol.history import History
-from tests.support.kv import Group, in_thread, push
+from tests.support.kv import PATIENCE_S, Group, in_thread, push
+from tests.support.nodes import reported
 from tests.support.paper import Paper
 
 
@@ -26,7 +27,8 @@ def as_if_old(group: Group) -> None:
 class TestHistory:
     def test_it_tells_of_each_term_who_took_it_why_and_how_the_one_before_ended(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
-        ops.promote(group.log(), "b", by="ops", reason="maintenance")
+        reported(group, b)
+        ops.promote(group.log(), "b", by="ops", reason="maintenance", timeout_s=PATIENCE_S)
         found = ops.history(group.log())
         first, second = (entry.to_dict() for entry in found.entries)
         of_both = {
@@ -114,8 +116,8 @@ class TestAGroupThatWasThereBefore:
     def test_it_is_complete_since_the_first_act_that_was_told(self, group: Group) -> None:
         group.primary("a")
         as_if_old(group)
-        group.node("b")
-        ops.promote(group.log(), "b", by="ops")
+        reported(group, group.node("b"))
+        ops.promote(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         found = ops.history(group.log())
         assert [(entry.term, entry.from_log) for entry in found.entries] == [(1, True), (2, False)]
         assert (found.complete, found.complete_since_at) == (False, found.entries[1].at)
@@ -123,9 +125,9 @@ class TestAGroupThatWasThereBefore:
 
     def test_a_term_that_an_older_program_took_is_filled_in_from_the_log(self, group: Group) -> None:
         group.primary("a")
-        group.node("b")
+        reported(group, group.node("b"))
         state = group.server.state
-        ops.promote(group.log(), "b", by="ops")
+        ops.promote(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         with group.server.changed:
             group.server.state = replace(group.server.state, history=state.history)
         assert [(entry.term, entry.from_log) for entry in ops.history(group.log()).entries] == [(1, False), (2, True)]

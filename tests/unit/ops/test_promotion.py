@@ -16,14 +16,16 @@ from replicator.format.ids import ERA, Writer
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, beats, eventually, in_step, in_thread, push, pushed
+from tests.support.nodes import reported
 from tests.support.paper import Paper, at
 from tests.support.worlds import lead
 
 
 class TestPromote:
     def test_it_tells_the_term_and_that_the_node_leads(self, group: Group) -> None:
-        group.primary("a"), group.node("b")
-        done = ops.promote(group.log(), "b", by="ops", reason="maintenance")
+        group.primary("a")
+        reported(group, group.node("b"))
+        done = ops.promote(group.log(), "b", by="ops", reason="maintenance", timeout_s=PATIENCE_S)
         assert (done.primary, done.term, done.first_id) == ("b", 2, "2-2")
         assert done.took_ms > 0
         assert group.nodes[1].role == "primary"
@@ -31,8 +33,8 @@ class TestPromote:
         assert (term.what, term.by, term.reason, term.node) == ("promote", "ops", "maintenance", "b")
 
     def test_the_first_promotion_founds_the_log(self, group: Group) -> None:
-        group.node("a")
-        assert ops.promote(group.log(), "a", by="ops").first_id == "1-1"
+        reported(group, group.node("a"))
+        assert ops.promote(group.log(), "a", by="ops", timeout_s=PATIENCE_S).first_id == "1-1"
 
     def test_a_node_that_never_reported_is_refused_even_by_force(self, paper: Paper) -> None:
         for force in (False, True):
@@ -132,12 +134,12 @@ class TestPromote:
             if len(looks) == 1:
                 paper.server.fail_over(paper.server.state, run="run-2")
                 paper.beat("b")
+            if looks[-1].term > ERA:
+                paper.beat("b", role="primary", term=looks[-1].term)
             return looks[-1]
 
         paper.server.look = restarts  # type: ignore[method-assign]
-        with pytest.raises(TimeoutError):
-            paper.promote()
-        assert paper.server.state.term == ERA + 1
+        assert paper.promote(timeout_s=PATIENCE_S).term == paper.server.state.term == ERA + 1
 
     def test_a_group_that_never_rests_is_not_asked_for_ever(
         self, paper: Paper, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +178,7 @@ class TestPromote:
 
     def test_many_at_once_give_as_many_terms_and_one_primary(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
+        reported(group, b)
 
         def try_it(name: str) -> None:
             try:
@@ -191,7 +194,7 @@ class TestPromote:
     def test_a_node_that_had_no_redis_a_moment_ago_is_not_refused_for_that(self, group: Group) -> None:
         log = group.faulty_log()
         group.primary("a")
-        b = group.node("b", log=log, lease_s=SHORT_LEASE_S)
+        b = group.node("b", log=log)
         log.down = "cut off"
         eventually(lambda: "cut off" in b.problem)
         beat = log.beat
@@ -205,12 +208,12 @@ class TestPromote:
         log.down = ""
         eventually(lambda: len(told) > 1)
         assert told[0] == ""
-        assert ops.promote(group.log(), "b", by="ops").term == 2
+        assert ops.promote(group.log(), "b", by="ops", timeout_s=PATIENCE_S).term == 2
 
 
 class TestDemote:
     def test_the_primary_steps_down_and_nobody_leads(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a")
         a.submit(push("x"))
         assert ops.demote(group.log(), by="ops", reason="enough") == 2
         a.wait(role="standby", position="2-3", timeout_s=PATIENCE_S)
@@ -219,10 +222,10 @@ class TestDemote:
         assert "nobody holds the term" in str(now.problem)
         with pytest.raises(NotPrimary):
             a.submit(push("y"))
-        assert a.promote() == 3
+        assert a.promote(timeout_s=PATIENCE_S) == 3
 
     def test_a_demoted_node_does_not_take_the_term_back_by_itself(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a")
         ops.demote(group.log(), by="ops")
         a.wait(role="standby", position="2-2", timeout_s=PATIENCE_S)
         a.stop()
@@ -371,8 +374,9 @@ class TestSwitchover:
     def test_it_moves_the_primary_and_tells_who_follows(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
         a.submit(push("x"))
+        reported(group, a, b)
         told: list[str] = []
-        done = ops.switchover(group.log(), "b", by="ops", reason="new disk", progress=told.append)
+        done = ops.switchover(group.log(), "b", by="ops", reason="new disk", timeout_s=PATIENCE_S, progress=told.append)
         assert (done.primary, done.previous_primary, done.term, done.first_id, done.follows) == (
             "b",
             "a",
@@ -388,6 +392,7 @@ class TestSwitchover:
 
     def test_under_a_writer_nothing_is_lost_or_written_twice(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
+        reported(group, a, b)
         writing = Writing(a, b)
         gaps = []
         for target in (b, a, b):
@@ -403,6 +408,7 @@ class TestSwitchover:
         log = group.faulty_log()
         a, b = group.primary("a"), group.node("b", log=log)
         in_step(a, b)
+        reported(group, a, b)
         log.deaf = True
         a.submit(push("x"))
         a.submit(push("y"))
@@ -453,8 +459,9 @@ class TestSwitchover:
 
     def test_an_old_primary_that_does_not_say_so_is_told_as_that(self, group: Group) -> None:
         log = group.log()
-        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", log=log, beat_every_s=SHORT_LEASE_S / 3), group.node("b")
         in_step(a, b)
+        reported(group, a, b)
         log.down = "cut off"
         done = ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         assert (done.follows, b.role) == (False, "primary")
@@ -462,7 +469,7 @@ class TestSwitchover:
 
 class TestPause:
     def test_status_shows_who_paused_and_why_until_it_is_resumed(self, group: Group) -> None:
-        group.primary("a")
+        reported(group, group.primary("a"))
         assert ops.status(group.log()).problem is None
         ops.pause(group.log(), by="ann", reason="moving house")
         problem = str(ops.status(group.log()).problem)
@@ -476,11 +483,12 @@ class TestPause:
         ops.resume(group.log())
 
     def test_promotions_by_hand_go_on_meanwhile(self, group: Group) -> None:
-        in_step(group.primary("a"), group.node("b"))
-        eventually(lambda: "b" in group.server.look().heartbeats)
+        a, b = group.primary("a"), group.node("b")
+        in_step(a, b)
+        reported(group, a, b)
         ops.pause(group.log(), by="ann")
-        assert ops.promote(group.log(), "b", by="ann").term == 2
-        assert ops.switchover(group.log(), "a", by="ann").term == 3
+        assert ops.promote(group.log(), "b", by="ann", timeout_s=PATIENCE_S).term == 2
+        assert ops.switchover(group.log(), "a", by="ann", timeout_s=PATIENCE_S).term == 3
         assert "paused" in str(ops.status(group.log()).problem)
 
     def test_where_there_is_no_log_there_is_nothing_to_pause(self, paper: Paper) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from replicator import PromotionRefused, RecordId, ops
 from replicator.format.ids import ERA
+from replicator.ops import promotion, recovery
 from replicator.protocol import election
 from replicator.protocol.group import Claim, Head, Reply
 from tests.support.paper import Paper
@@ -169,7 +170,9 @@ def test_the_nodes_get_the_time_of_two_heartbeats_before_one_is_chosen(
             paper.beat("late", term=1, log_id="ours", changed=RecordId(1, 9))
 
     waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", sleep)
+    # No time passes but what is waited.
+    for module in (recovery, promotion):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: sum(waited)))
     with pytest.raises(TimeoutError, match="late has term"):
         ops.recover(paper.log, by="ann", timeout_s=0.0)
     assert waited[0] == 3.0

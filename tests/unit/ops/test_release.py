@@ -11,18 +11,20 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from replicator import ops
-from replicator.errors import ConfigError, LogUnavailable, ProgramStillRuns, StillRuns
+from replicator.errors import ConfigError, DirectoryInUse, LogUnavailable, ProgramStillRuns, StillRuns
 from replicator.format.ids import Writer
 from replicator.node.node import Node
 from replicator.ops.release import Released
 from replicator.protocol.group import LeaseText
-from replicator.storage import program_lock
+from replicator.storage import directory_lock, program_lock
 from replicator.storage.directory_lock import DirectoryLock
 from tests.support.kv import PATIENCE_S, Group, eventually, in_thread, put
+from tests.support.nodes import reported
 
 #: The module, which the package hides behind its function.
 release = importlib.import_module("replicator.ops.release")
@@ -56,11 +58,19 @@ def crashed(group: Group, **options: object) -> tuple[Node, Path]:
     return a, a.data_dir
 
 
-def test_the_lease_of_a_node_that_was_killed_is_given_back_and_another_one_leads(group: Group) -> None:
+def test_the_lease_of_a_node_that_was_killed_is_given_back_and_another_one_leads(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, data_dir = crashed(group)
-    b = group.node("b", lease_s=LEASE_S, auto_promote=True)
+    b = group.node("b", log=(log := group.log()), lease_s=LEASE_S, auto_promote=True)
+    reported(group, b)
+    # and given that it looks at the group once it has heard that the lease was given back, and by whom
+    may_look, look = threading.Event(), log.look
+    monkeypatch.setattr(log, "look", lambda: look() if may_look.wait(PATIENCE_S) else None)
     released = ops.release(group.log(), data_dir, by="test")
     assert (released.node, released.term, released.boot) == ("a", 1, a.boot)
+    eventually(lambda: b._running.ha_loop.candidate._gave_back[0] == "a", "it hears of it")
+    may_look.set()
     eventually(lambda: b.leads, "another leader")
     # and the history does not say that it stopped in order
     gave_back, takeover = ops.history(group.log()).entries[-2:]
@@ -179,12 +189,35 @@ def test_while_redis_is_away_nothing_is_given_back_and_that_is_said(group: Group
         ops.release(log, data_dir, by="test")
 
 
-def test_a_node_that_starts_while_somebody_asks_starts_all_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moments", [1, 3 * directory_lock.TRIES], ids=["for a moment", "and stands still"])
+def test_a_node_that_starts_while_somebody_asks_starts_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: int
+) -> None:
     DirectoryLock(tmp_path).release()
+    waited_s: list[float] = []
     with (tmp_path / "lock").open("rb") as asks:
         fcntl.flock(asks, fcntl.LOCK_SH)
-        threading.Timer(0.02, lambda: fcntl.flock(asks, fcntl.LOCK_UN)).start()
+
+        def sleep(seconds: float) -> None:
+            waited_s.append(seconds)
+            if len(waited_s) == moments:
+                fcntl.flock(asks, fcntl.LOCK_UN)  # whoever asked has its answer
+
+        monkeypatch.setattr(directory_lock, "time", SimpleNamespace(sleep=sleep))
         DirectoryLock(tmp_path).release()
+    assert waited_s == [directory_lock.TRY_AGAIN_S] * moments
+
+
+def test_a_node_that_starts_where_another_one_works_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited_s: list[float] = []
+    monkeypatch.setattr(directory_lock, "time", SimpleNamespace(sleep=waited_s.append))
+    works = DirectoryLock(tmp_path)
+    with pytest.raises(DirectoryInUse, match=f"process {os.getpid()} is using it"):
+        DirectoryLock(tmp_path)
+    assert len(waited_s) < directory_lock.TRIES
+    works.release()
 
 
 def _held_by(group: Group) -> tuple[Writer, int]:

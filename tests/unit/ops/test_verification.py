@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from replicator import ChangeRejected, NotPrimary, RecordId, ops
+from replicator.ops import verification
 from replicator.protocol.heartbeat import Heartbeat
 from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, in_thread, push
+from tests.support.nodes import reported
 from tests.support.paper import Paper
 
 
@@ -42,8 +46,9 @@ class TestSnapshot:
 
 class TestVerify:
     def test_all_live_nodes_are_compared_at_one_position(self, group: Group) -> None:
-        a, _ = group.primary("a"), group.node("b")
+        a, b = group.primary("a"), group.node("b")
         a.submit(push("x"))
+        reported(group, a, b)
         told: list[str] = []
         report = ops.verify(group.log(), by="ops", progress=told.append)
         assert report.to_dict() == {
@@ -53,18 +58,30 @@ class TestVerify:
         assert told[0] == "asked a for a marker"
         assert told[-1] == "2 of 2 nodes reported at 1-3"
 
-    def test_a_live_node_that_does_not_report_is_missing_and_nothing_is_shown_equal(self, group: Group) -> None:
+    def test_a_live_node_that_does_not_report_is_missing_and_nothing_is_shown_equal(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         a = group.primary("a")
         a.submit(push("x"))
         group.server.beat(Heartbeat("b", "1", run="run-1", every_ms=60_000))
-        report = ops.verify(group.log(), by="ops", timeout_s=1.0)
+        over_s = 0.0
+        # given that the time is over once the others have reported
+        monkeypatch.setattr(verification, "time", SimpleNamespace(monotonic=lambda: over_s, sleep=time.sleep))
+
+        def told(step: str) -> None:
+            nonlocal over_s
+            if step.startswith("1 of 2 nodes reported"):
+                over_s = PATIENCE_S + 1
+
+        report = ops.verify(group.log(), by="ops", timeout_s=PATIENCE_S, progress=told)
         assert report.late_nodes == ["b"]
         assert not report.equal
         assert report.verdict == "not all nodes could be compared: b did not report in time; a told its state at 1-3"
 
     def test_a_node_of_the_group_that_does_not_report_is_named_and_nothing_is_shown_equal(self, group: Group) -> None:
-        a, _ = group.primary("a"), group.node("b")
+        a, b = group.primary("a"), group.node("b")
         a.submit(push("x"))
+        reported(group, a, b)
         group.server.beat(Heartbeat("c", "1", run="run-1", every_ms=0))
         report = eventually(
             lambda: (found := ops.verify(group.log(), by="ops", timeout_s=PATIENCE_S)).silent_nodes and found,
@@ -87,6 +104,7 @@ class TestVerify:
 
     def test_it_can_be_asked_again_and_again(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
+        reported(group, a, b)
         places = []
         for i in range(3):
             a.submit(push(i))
@@ -112,4 +130,6 @@ def test_a_rolling_upgrade_with_other_words_of_a_rejection_leaves_the_nodes_equa
         with pytest.raises(ChangeRejected):
             a.submit(push("x"), key="order-1")
     in_step(a, b)
-    assert ops.verify(group.log(), by="test", timeout_s=PATIENCE_S).equal
+    reported(group, a, b)
+    report = ops.verify(group.log(), by="test", timeout_s=PATIENCE_S)
+    assert (sorted(report.digests), report.equal) == (["a", "b"], True)

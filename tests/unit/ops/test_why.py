@@ -18,6 +18,7 @@ from replicator.protocol.election import NOBODY
 from replicator.protocol.group import GroupView, Head
 from replicator.protocol.heartbeat import Heartbeat
 from tests.support.kv import Group
+from tests.support.nodes import reported
 from tests.support.paper import Paper, at
 
 NOW_MS = 1_700_000_000_000
@@ -213,7 +214,7 @@ class TestOfAGroup:
     def test_a_node_that_nobody_knows_is_told_from_a_group_that_nobody_knows(self, group: Group) -> None:
         with pytest.raises(UnknownGroup):
             why(group.log(), "a")
-        group.primary("a")
+        reported(group, group.primary("a"))
         with pytest.raises(UnknownNode, match="no node zz has ever reported to group memory; the nodes there are: a"):
             why(group.log(), "zz")
         with pytest.raises(PromotionRefused) as refused:

@@ -41,7 +41,7 @@ from replicator.runtime import gil
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.server import WebServer
 from tests.support import plain_http
-from tests.support.kv import PATIENCE_S
+from tests.support.kv import PATIENCE_S, eventually
 from tests.support.registry_api import (
     KEY,
     UNAVAILABLE,
@@ -464,7 +464,7 @@ def test_a_node_that_cannot_do_its_work_is_not_ready_and_says_why(client: TestCl
 def test_large_bodies_get_their_answers_over_a_real_connection(node: NodeInMemory) -> None:
     # given
     document = orjson.dumps(generate(3000, seed=1))
-    with WebServer(registry_app(node)) as server, plain_http.Client(base_url=server.url) as client:
+    with WebServer(registry_app(node)) as server, plain_http.Client(base_url=server.url, timeout=PATIENCE_S) as client:
         # then
         answer = client.put("/v1/state", content=document)
         assert answer.json()["applied"] is True
@@ -486,7 +486,7 @@ def test_a_request_that_waits_does_not_hold_up_the_end_of_the_server(node: NodeI
 
     reader = threading.Thread(target=patient, daemon=True)
     reader.start()
-    time.sleep(0.2)
+    eventually(lambda: node.waited, "the request")
     # when
     began = time.monotonic()
     server.stop()

@@ -10,7 +10,7 @@ import pytest
 from replicator.errors import ConfigError, Fenced, LeaseLost, LogUnavailable, NotAcknowledged, NotPrimary, PositionLost
 from replicator.web.head import Head
 from replicator.web.redirect import on_the_primary
-from tests.support.kv import eventually
+from tests.support.kv import PATIENCE_S, eventually
 from tests.support.registry_api import DOCUMENT, UNAVAILABLE, WRITES, NodeInMemory, TestClient, client_of, error_of
 
 # --- Standbys ---------------------------------------------------------------------------------------------------------
@@ -150,8 +150,10 @@ def test_a_read_answers_with_the_position_of_the_state_that_it_shows(client: Tes
     assert (answer.json()["hostname"], answer.headers["replicator-position"]) == ("before", "5-1043")
 
 
-def test_a_request_waits_for_the_position_that_it_names(client: TestClient, node: NodeInMemory) -> None:
+def test_a_request_waits_for_the_position_that_it_names(node: NodeInMemory) -> None:
     # given
+    client = client_of(node, wait_timeout_s=PATIENCE_S)
+
     def write_once_it_waits() -> None:
         eventually(lambda: node.waited)
         node.submit({"op": "register", "hostname": "web1"})

@@ -427,6 +427,7 @@ class TestSnapshotsInParts:
                     seen.add((found.pushed == ["old"], replica.node_state.view.position == old))
 
         readers = [in_thread(read) for _ in range(3)]
+        eventually(lambda: (True, True) in seen, "a reader")
         state.in_restore = lambda: time.sleep(0.02)  # the swap takes its time
         for part in parts:
             replica.take([part])

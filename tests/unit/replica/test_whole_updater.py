@@ -19,7 +19,7 @@ from replicator.ops.log_check import Violation
 from replicator.protocol.group import Code, Reply
 from replicator.storage import forks
 from replicator.testing import MemoryLog
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventually, in_step
+from tests.support.kv import PATIENCE_S, FaultyLog, Group, eventually, in_step
 from tests.support.nodes import saves_nothing_unasked
 from tests.support.opaque import KIB, Kept, Text, has, noise, pieces
 
@@ -198,7 +198,7 @@ def test_a_snapshot_shows_what_was_published_and_not_what_the_program_has_done_s
 
 def test_patches_that_outweigh_the_snapshot_make_another_one_due(group: Group) -> None:
     log = group.faulty_log()
-    a = group.primary("a", state=Text(pieces(1200 * KIB)), log=log, lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=Text(pieces(1200 * KIB)), log=log)
     a.publish()
     sent = len(records(log, PartRecord))
     for seed in range(4):
@@ -209,8 +209,8 @@ def test_patches_that_outweigh_the_snapshot_make_another_one_due(group: Group) -
 
 
 def test_a_patch_that_does_not_start_from_what_a_node_has_is_not_applied(group: Group) -> None:
-    a = group.primary("a", state=Text(pieces(300 * KIB)), lease_s=SHORT_LEASE_S)
-    b = group.node("b", state=Text(), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=Text(pieces(300 * KIB)))
+    b = group.node("b", state=Text())
     a.publish()
     has(b, a._setup.state.pieces)
     before = list(a._setup.state.pieces)
@@ -239,8 +239,8 @@ def _snapshot_of(pieces: list[bytes]) -> tuple[str, str, list[bytes], Any]:
 
 
 def test_what_is_no_patch_is_passed_by(group: Group) -> None:
-    a = group.primary("a", state=Text([b"text"]), lease_s=SHORT_LEASE_S)
-    b = group.node("b", state=Text(), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=Text([b"text"]))
+    b = group.node("b", state=Text())
     a.publish()
     has(b, [b"text"])
     (body,) = cut(b"not a patch")
@@ -285,7 +285,7 @@ def test_who_stops_leading_gives_up_what_it_did_not_publish(group: Group) -> Non
 
 def test_a_state_that_cannot_be_written_now_is_written_later(group: Group) -> None:
     a = group.primary("a", state=Text(pieces(2000 * KIB)))
-    b = group.node("b", state=Text(), lease_s=SHORT_LEASE_S)
+    b = group.node("b", state=Text())
     a.publish()
     has(b, a._setup.state.pieces)
     # given a disk that is full for a moment, at a patch of several records
@@ -423,8 +423,8 @@ def test_a_state_that_never_holds_still_is_not_published(group: Group) -> None:
 
 
 def test_nodes_digest_what_was_published(group: Group) -> None:
-    a = group.primary("a", state=Text([b"text"]), lease_s=SHORT_LEASE_S)
-    b = group.node("b", state=Text(), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=Text([b"text"]))
+    b = group.node("b", state=Text())
     a.publish()
     has(b, [b"text"])
     a._setup.state.pieces = [b"ahead"]
@@ -450,8 +450,8 @@ def test_a_publication_waits_for_the_disk_of_a_standby(group: Group) -> None:
 
 
 def test_a_primary_that_lost_redis_data_rebases_with_what_was_published(group: Group) -> None:
-    a = group.primary("a", state=Text(pieces(100 * KIB)), lease_s=SHORT_LEASE_S)
-    b = group.node("b", state=Text(), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=Text(pieces(100 * KIB)))
+    b = group.node("b", state=Text())
     a.publish()
     copy = group.server.state
     a._setup.state.pieces[0] = b"changed"
