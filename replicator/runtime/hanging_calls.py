@@ -32,6 +32,7 @@ class Question(Generic[T]):
         self.answer: T | None = None
         self.error: Exception | None = None
         self._done = threading.Event()
+        self._settling = threading.Lock()
 
     @property
     def done(self) -> bool:
@@ -42,10 +43,11 @@ class Question(Generic[T]):
         return self._done.wait(min(max(0.0, timeout_s), threading.TIMEOUT_MAX))
 
     def settle(self, answer: T | None, error: Exception | None = None) -> None:
-        """The first time it is called is what counts."""
-        if not self._done.is_set():
-            self.answer, self.error = answer, error
-            self._done.set()
+        """The first time it is called is what counts, whichever thread comes meanwhile."""
+        with self._settling:
+            if not self._done.is_set():
+                self.answer, self.error = answer, error
+                self._done.set()
 
 
 class Aside(Generic[T]):

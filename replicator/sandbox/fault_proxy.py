@@ -46,6 +46,9 @@ BOTH: tuple[Direction, Direction] = ("requests", "replies")
 #: How often the listening thread looks whether it should end.
 TICK_S = 0.05
 
+#: How long a request is waited for that is to be held. It takes milliseconds; a busy machine has time.
+HELD_WITHIN_S = 60.0
+
 CHUNK_BYTES = 1 << 16
 
 
@@ -218,7 +221,7 @@ class Proxy:
 
         self._change(release)
 
-    def wait_held(self, n_requests: int = 1, timeout_s: float = 5.0) -> None:
+    def wait_held(self, n_requests: int = 1, timeout_s: float = HELD_WITHIN_S) -> None:
         """Wait until so many requests are held."""
         with self.changed:
             assert self.changed.wait_for(lambda: self.requests_held >= n_requests, timeout_s), "nothing was held"

@@ -48,7 +48,7 @@ class BankProgram:
         mode: str = "wal",
         every_s: float = 0.01,
         acts: bool = False,
-        busy_s: float = 20.0,
+        busy_s: float = PATIENCE_S,
         seed: int = 1,
     ) -> None:
         self._out = out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from replicator import Node
 from replicator.errors import StateInUse
@@ -14,7 +15,10 @@ from replicator.state.sqlite_pages import SQLitePages
 from .bank import audited, content
 from .kv import PATIENCE_S, Group, eventually
 
-__all__ = ["PageGroup"]
+__all__ = ["OPTIONS", "PageGroup"]
+
+#: Of each node. No test is about the end of a lease, and nobody loses one of so many seconds.
+OPTIONS: dict[str, Any] = {"app": "pages", "lease_s": 10 * PATIENCE_S}
 
 
 class PageGroup:
@@ -28,11 +32,11 @@ class PageGroup:
         self._live = live
         self.ours, self.theirs = directory / "ours.db", directory / "theirs.db"
         self.group = Group(directory / "nodes")
-        self.a = self.group.primary("a", state=self.state_of(self.ours), app="pages")
+        self.a = self.group.primary("a", state=self.state_of(self.ours), **OPTIONS)
         self.b = self.standby("b", self.theirs)
 
     def standby(self, name: str, path: Path) -> Node:
-        return self.group.node(name, state=self.state_of(path), app="pages")
+        return self.group.node(name, state=self.state_of(path), **OPTIONS)
 
     def state_of(self, path: Path) -> SQLitePages:
         return SQLitePages(path, live=self._live)

@@ -14,13 +14,12 @@ import pytest
 from replicator.workers import healthcheck
 
 from replicator.cli.node_http import NodeHttp
-from replicator.format.ids import ZERO_ID
-from replicator.node.url_proof import Unproven, prove
+from replicator.errors import LogUnavailable
+from replicator.node.url_proof import prove
 from replicator.protocol.group import GroupView
 from replicator.runtime.direct_http import ask
-from replicator.service.run.checking import question
-
-NOBODY_THERE = GroupView("r", 0, None, ZERO_ID, None, {})
+from replicator.service.run import checking
+from tests.support.kv import PATIENCE_S
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -79,16 +78,22 @@ def _by_the_health_check(url: str, directory: Path) -> None:
         patch.setenv("REPLICATOR_HTTP", url.removeprefix("http://"))
         patch.setenv("REPLICATOR_DATA_DIR", str(directory))
         patch.setattr(healthcheck, "ANSWERED", directory / "answered")
+        patch.setattr(healthcheck, "ANSWER_S", PATIENCE_S)
         assert healthcheck.main("live") == 0
 
 
 def _by_a_proof(url: str, directory: Path) -> None:
-    with pytest.raises(Unproven, match="does not say in Redis"):
-        prove(lambda: NOBODY_THERE, "a", "a1", url, within_s=0.2)
+    def away() -> GroupView:
+        raise LogUnavailable(url="redis://x", problem="away")
+
+    with pytest.raises(LogUnavailable):  # once it was asked
+        prove(away, "a", "a1", url, within_s=PATIENCE_S)
 
 
 def _by_a_check(url: str, directory: Path) -> None:
-    assert question(f"{url}/live")() == ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "ANSWER_WITHIN_S", PATIENCE_S)
+        assert checking.question(f"{url}/live")() == ""
 
 
 @pytest.mark.parametrize("asks", [_with_a_token, _by_the_health_check, _by_a_proof, _by_a_check])

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from replicator.runtime.hanging_calls import Aside, TooMany
-from tests.support.kv import PATIENCE_S, eventually
+from replicator.runtime.hanging_calls import Aside, Question, TooMany
+from tests.support.kv import PATIENCE_S, eventually, in_thread
 
 
 def test_a_question_is_answered_and_one_that_fails_says_why() -> None:
@@ -57,6 +57,34 @@ def test_who_waits_for_what_was_given_up_hears_that_and_what_comes_later_is_noth
     go.set()
     eventually(lambda: aside.ask("one", lambda: True) is not asked)
     assert str(asked.error) == "closed"
+
+
+class Hesitant(threading.Event):
+    """Whoever looks first whether it is set goes on when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked, self.go = threading.Event(), threading.Event()
+
+    def is_set(self) -> bool:
+        is_set = super().is_set()
+        if not self.looked.is_set():
+            self.looked.set()
+            self.go.wait(PATIENCE_S)
+        return is_set
+
+
+def test_what_it_was_when_it_was_done_it_stays_though_it_was_given_up_in_that_very_moment() -> None:
+    asked: Question[int] = Question()
+    done = asked._done = Hesitant()
+    answering = in_thread(lambda: asked.settle(7))
+    assert done.looked.wait(PATIENCE_S)
+    giving_up = in_thread(lambda: asked.settle(None, OSError("closed")))
+    heard = (asked.answer, asked.error) if asked.wait(0.2) else (7, None)
+    done.go.set()
+    answering()
+    giving_up()
+    assert (asked.answer, asked.error) == heard
 
 
 def test_a_process_that_may_have_no_more_threads_is_an_error_of_that_question(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import replicator.runtime.process
 from replicator.errors import WrongProcess
 from replicator.runtime.process import Owner, keep_for_ever, let_go_in_child, quiet_before_fork
 from tests.support.forking import Child, in_child, outcome
-from tests.support.kv import in_thread
+from tests.support.kv import PATIENCE_S, in_thread
 
 
 class Thing:
@@ -89,7 +89,8 @@ def test_what_is_kept_for_ever_is_never_freed() -> None:
 
 
 class TestQuiet:
-    def test_a_fork_waits_for_who_has_such_a_lock(self) -> None:
+    def test_a_fork_waits_for_who_has_such_a_lock(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(replicator.runtime.process, "QUIET_WITHIN_S", PATIENCE_S)
         lock = threading.RLock()
         quiet_before_fork(lock)
         held, events = threading.Event(), []

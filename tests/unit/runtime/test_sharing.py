@@ -82,6 +82,19 @@ def test_many_threads_never_have_it_together_and_none_loses_it() -> None:
 # --- one for all -----------------------------------------------------------------------------------------------------
 
 
+class Room(threading.Condition):
+    """Counts who waits in it."""
+
+    waiting = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waiting += 1
+        try:
+            return super().wait(timeout)
+        finally:
+            self.waiting -= 1
+
+
 class Sky:
     """Questions that are asked one after another. Each waits for `go`, and is answered by its number."""
 
@@ -90,6 +103,7 @@ class Sky:
         self.go = threading.Semaphore(0)
         self.fails = False
         self.flights: Flights[int] = Flights(self._go, late=Late)
+        self.room = self.flights._changed = Room()
 
     def _go(self, until: float) -> int:
         self.begun += 1
@@ -124,12 +138,11 @@ def test_who_comes_while_one_is_under_way_shares_the_next_which_begins_after_the
     first = in_thread(sky.ask)
     eventually(lambda: sky.begun == 1)
     others = [in_thread(sky.ask) for _ in range(20)]
-    eventually(lambda: waits(sky))
-    time.sleep(0.05)  # all of them, most likely: who comes later shares the one after that
+    eventually(lambda: sky.room.waiting == 20)
     sky.go.release()
     assert first() == 1, "what began before the others asked is no answer for them"
     sky.go.release(20)
-    assert {other() for other in others} <= {2, 3}
+    assert {other() for other in others} == {2}
 
 
 def test_what_goes_wrong_goes_wrong_for_all_who_shared_it(sky: Sky) -> None:

@@ -21,6 +21,7 @@ from replicator.errors import ConfigError
 from replicator.sandbox.drill import FAULTS, faults, run
 from replicator.sandbox.drill.load import Load, _Caller, outcome_of
 from replicator.sandbox.drill.report import FaultReport, Outcome, Report, Write, lacking, longest_gap_s
+from tests.support.kv import PATIENCE_S, eventually
 
 KILL = FaultReport(
     fault="kill", acknowledged_count=10, lost_tags=[], refused_count=2, unknown_count=1,
@@ -264,7 +265,7 @@ def nodes() -> Iterator[list[Node]]:
 
 @pytest.fixture
 def caller(nodes: list[Node]) -> _Caller:
-    return _Caller([node.url for node in nodes], 0, patience_s=0.3)
+    return _Caller([node.url for node in nodes], 0, patience_s=PATIENCE_S)
 
 
 def test_a_redirected_write_goes_to_the_primary_and_so_does_the_next_one(nodes: list[Node], caller: _Caller) -> None:
@@ -294,7 +295,7 @@ def test_after_a_refusal_the_next_write_goes_to_another_node(nodes: list[Node], 
 def test_a_write_that_could_not_be_sent_is_refused_for_certain() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        caller = _Caller([f"http://127.0.0.1:{nobody.getsockname()[1]}"], 0, patience_s=1)
+        caller = _Caller([f"http://127.0.0.1:{nobody.getsockname()[1]}"], 0, patience_s=PATIENCE_S)
         assert caller.register("x", applied=False) is Outcome.REFUSED
 
 
@@ -327,12 +328,10 @@ def test_what_a_status_means(status: int, outcome: Outcome) -> None:
 
 
 def test_a_load_gives_each_write_a_tag_of_its_own_and_ends_its_threads(nodes: list[Node]) -> None:
-    threads = threading.active_count()
-    with Load([node.url for node in nodes], token="t", patience_s=1) as load:
-        while len(load.acknowledged_at()) < 20:
-            pass
+    with Load([node.url for node in nodes], token="t", patience_s=PATIENCE_S) as load:
+        eventually(lambda: len(load.acknowledged_at()) >= 20)
+    assert not any("_write_on" in thread.name for thread in threading.enumerate())
     tags = [write.tag for write in load.writes]
     assert len(set(tags)) == len(tags) == sum(len(node.asked) for node in nodes)
     assert all(tag.startswith("t-") for tag in tags)
     assert {ack for node in nodes for _, ack in node.asked} == {None, "applied:1"}
-    assert threading.active_count() <= threads + len(nodes) * 4  # the servers' own

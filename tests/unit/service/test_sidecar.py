@@ -18,16 +18,19 @@ from replicator.node.options import NodeOptions
 from replicator.service import first_file
 from replicator.service import sidecar as module
 from replicator.service.proxy import ProxyOptions
-from replicator.service.role_commands import command
+from replicator.service.role_commands import Commands, command
 from replicator.service.serve import Program, serve
 from replicator.service.sidecar import Sidecar
 from replicator.state.file import FileState
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
 from tests.support.role_commands import lines, telling
 
+#: Nodes that say often how they are, and that no busy machine costs their lease.
+STEADY: dict[str, Any] = {"lease_s": 10 * PATIENCE_S, "beat_every_s": 0.3}
+
 
 def test_commands_are_told_each_role(group: Group, told: Path) -> None:
-    a, b = group.node("a"), group.node("b")
+    a, b = group.node("a", **STEADY), group.node("b", **STEADY)
     with Sidecar(a, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["standby 0 a g"])
         a.promote(timeout_s=PATIENCE_S)
@@ -46,60 +49,98 @@ def test_a_primary_that_cannot_renew_its_lease_has_its_program_stop(group: Group
     log = group.faulty_log()
     a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
     with Sidecar(a, on_primary=telling(told), on_standby=telling(told)):
-        eventually(lambda: lines(told) == ["primary 1 a g"])
+        # a busy machine may cost it its lease before that, and after: each time it is told the one and then the other
+        eventually(lambda: lines(told)[-1:] == ["primary 1 a g"])
         log.renewals_fail = True
-        eventually(lambda: lines(told)[1:] == ["standby 1 a g"])
+        eventually(lambda: lines(told)[-1] == "standby 1 a g")
         assert a.role == "primary"
         log.renewals_fail = False
-        eventually(lambda: lines(told)[2:] == ["primary 1 a g"])
+        eventually(lambda: lines(told)[-1] == "primary 1 a g")
+    assert set(lines(told)[::2]) == {"primary 1 a g"}
+    assert set(lines(told)[1::2]) == {"standby 1 a g"}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [("false", "failed with exit code 1"), ("/no/such/program -x", "cannot be run"), ("sleep 60", "was killed")],
+    ("text", "said", "limit_s"),
+    [
+        ("false", "failed with exit code 1", PATIENCE_S),
+        ("/no/such/program -x", "cannot be run", PATIENCE_S),
+        ("sleep 600", "was killed", 0.2),
+    ],
 )
 def test_a_command_that_fails_is_logged_and_ends_nothing(
-    group: Group, told: Path, text: str, said: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    group: Group,
+    told: Path,
+    text: str,
+    said: str,
+    limit_s: float,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", 0.2)
-    a = group.node("a")
+    monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", limit_s)
+    a = group.node("a", **STEADY)
     with Sidecar(a, on_primary=telling(told), on_standby=text):
         eventually(lambda: said in caplog.text)
-        a.promote(timeout_s=PATIENCE_S)
         monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", PATIENCE_S)
+        a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: lines(told))
-        monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", limit_s)
 
 
-def noting(told: Path, name: str, seconds: float) -> str:
-    """Notes that it begins, and that it ends so much later."""
-    script = told.with_name(f"{name}.sh")
-    script.write_text(f"#!/bin/sh\necho begin-{name} >> {told}\nsleep {seconds}\necho end-{name} >> {told}\n")
+def noting(told: Path, name: str, *, ends: bool = True) -> str:
+    """Notes that it begins, and that it ends: once it is `let_go`, if it does not end by itself."""
+    script, go = told.with_name(f"{name}.sh"), told.with_name(f"{name}.go")
+    waits = "" if ends else f"while [ ! -e '{go}' ]; do sleep 0.05; done\n"
+    script.write_text(f"#!/bin/sh\necho begin-{name} >> '{told}'\n{waits}echo end-{name} >> '{told}'\n")
     script.chmod(0o755)
     return str(script)
 
 
+def let_go(told: Path, name: str) -> None:
+    told.with_name(f"{name}.go").touch()
+
+
 def test_a_command_for_a_primary_is_cut_short_when_the_node_leads_no_more(group: Group, told: Path) -> None:
-    a, b = group.primary("a"), group.node("b")
-    with Sidecar(a, on_primary=noting(told, "primary", 600), on_standby=noting(told, "standby", 0)):
+    a, b = group.primary("a", **STEADY), group.node("b", **STEADY)
+    with Sidecar(a, on_primary=noting(told, "primary", ends=False), on_standby=noting(told, "standby")):
         eventually(lambda: lines(told) == ["begin-primary"])
         b.promote(timeout_s=PATIENCE_S)
         eventually(lambda: lines(told) == ["begin-primary", "begin-standby", "end-standby"])
 
 
-def test_a_command_for_a_standby_is_left_to_end_and_another_one_follows(group: Group, told: Path) -> None:
-    a = group.node("a")
-    with Sidecar(a, on_primary=noting(told, "primary", 0), on_standby=noting(told, "standby", 1)):
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Grows with each look at a command."""
+    looks: list[bool] = []
+    look = Commands.look
+
+    def counted(self: Commands) -> None:
+        look(self)
+        looks.append(True)
+
+    monkeypatch.setattr(Commands, "look", counted)
+    return looks
+
+
+def test_a_command_for_a_standby_is_left_to_end_and_another_one_follows(
+    group: Group, told: Path, looks: list[bool]
+) -> None:
+    a = group.node("a", **STEADY)
+    with Sidecar(a, on_primary=noting(told, "primary"), on_standby=noting(told, "standby", ends=False)):
         eventually(lambda: lines(told) == ["begin-standby"])
         a.promote(timeout_s=PATIENCE_S)
+        seen = len(looks)
+        eventually(lambda: len(looks) > seen + 2)
+        assert lines(told) == ["begin-standby"]
+        let_go(told, "standby")
         eventually(lambda: lines(told) == ["begin-standby", "end-standby", "begin-primary", "end-primary"])
 
 
 def test_the_end_of_a_node_cuts_the_command_for_a_primary_short_and_waits_for_that_of_a_standby(
     group: Group, told: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    a = group.primary("a")
-    with Sidecar(a, on_primary=noting(told, "primary", 600), on_standby=noting(told, "standby", 0.5)):
+    a = group.primary("a", **STEADY)
+    with Sidecar(a, on_primary=noting(told, "primary", ends=False), on_standby=noting(told, "standby")):
         eventually(lambda: lines(told) == ["begin-primary"])
     assert "was cut short" in caplog.text
     assert lines(told) == ["begin-primary", "begin-standby", "end-standby"]
@@ -110,7 +151,7 @@ def test_the_end_of_a_node_cuts_the_command_for_a_primary_short_and_waits_for_th
     [("false", "--on-primary: false failed with exit code 1"), ("/no/such/program -x", "cannot be run")],
 )
 def test_a_command_that_fails_is_told_until_one_goes_well(group: Group, told: Path, text: str, said: str) -> None:
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
+    a, b = group.primary("a", **STEADY), group.node("b", **STEADY)
 
     def problem() -> str:
         return next(node.problem or "" for node in ops.status(group.log()).nodes if node.node == "a")
@@ -124,9 +165,12 @@ def test_a_command_that_fails_is_told_until_one_goes_well(group: Group, told: Pa
         eventually(lambda: not problem())
 
 
-def test_what_cannot_be_published_is_told_until_it_is(group: Group, tmp_path: Path) -> None:
+def test_what_cannot_be_published_is_told_until_it_is(
+    group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_file, "MADE_WITHIN_S", 0.0)
     state = FileState(tmp_path / "ours")
-    a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=state, **STEADY)
 
     def problem() -> str:
         return ops.status(group.log()).nodes[0].problem or ""
@@ -169,7 +213,7 @@ def test_a_switchover_stops_the_program_and_publishes_what_it_wrote_last(group: 
     (tmp_path / "count.py").write_text(COUNT)
     (tmp_path / "stop.py").write_text(STOP)
     ours, theirs = FileState(tmp_path / "ours"), FileState(tmp_path / "theirs")
-    a, b = group.primary("a", state=ours, lease_s=SHORT_LEASE_S), group.node("b", state=theirs, lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", state=ours, **STEADY), group.node("b", state=theirs, **STEADY)
     program = subprocess.Popen([sys.executable, tmp_path / "count.py", ours.path, tmp_path / "told", tmp_path / "stop"])
     stop = f"{sys.executable} {tmp_path / 'stop.py'} {tmp_path / 'stop'}"
     try:
@@ -192,23 +236,23 @@ def test_a_switchover_stops_the_program_and_publishes_what_it_wrote_last(group: 
         program.wait()
 
 
-def test_a_program_that_was_stopped_for_a_switchover_that_does_not_come_goes_on(
-    group: Group, told: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "HANDED_OVER_FOR_S", 0.5)
-    a = group.primary("a", lease_s=SHORT_LEASE_S)
-    with Sidecar(a, on_primary=telling(told), on_standby=telling(told)):
+def test_a_program_that_was_stopped_for_a_switchover_that_does_not_come_goes_on(group: Group, told: Path) -> None:
+    a = group.primary("a", **STEADY)
+    with Sidecar(a, on_primary=telling(told), on_standby=telling(told)) as sidecar:
         eventually(lambda: lines(told) == ["primary 1 a g"])
         request = group.log().request("prepare", by="ops", node="a")
         eventually(lambda: group.log().look().heartbeats["a"].prepared == request)
         assert lines(told)[1:] == ["standby 1 a g"]
+        # when it has been waited for for long enough
+        assert sidecar._handing_over is not None
+        sidecar._handing_over = sidecar._handing_over._replace(until=time.monotonic())
         eventually(lambda: lines(told)[2:] == ["primary 1 a g"])
         eventually(lambda: group.log().look().heartbeats["a"].prepared == "")
         assert a.role == "primary"
 
 
 def test_a_program_that_cannot_be_stopped_is_not_switched_over(group: Group, told: Path) -> None:
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", **STEADY), group.node("b", **STEADY)
     with Sidecar(a, on_primary=telling(told), on_standby="false"):
         eventually(lambda: lines(told) == ["primary 1 a g"])
         eventually(lambda: group.log().look().heartbeats["a"].prepares)
@@ -221,8 +265,8 @@ def test_a_program_that_cannot_be_stopped_is_not_switched_over(group: Group, tol
 
 def test_what_cannot_be_published_last_is_not_switched_over(group: Group, tmp_path: Path, told: Path) -> None:
     state = FileState(tmp_path / "ours")
-    a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
-    group.node("b", state=FileState(tmp_path / "theirs"), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=state, **STEADY)
+    group.node("b", state=FileState(tmp_path / "theirs"), **STEADY)
     with Sidecar(a, state, publish_every_s=0.05, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
         eventually(lambda: group.log().look().heartbeats["a"].prepares)
@@ -235,13 +279,14 @@ def test_a_program_that_does_not_stop_in_time_is_not_switched_over(
     group: Group, told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("replicator.ops.promotion.PREPARE_TIMEOUT_S", 0.3)
-    a = group.primary("a", lease_s=SHORT_LEASE_S)
-    group.node("b", lease_s=SHORT_LEASE_S)
-    with Sidecar(a, on_standby=noting(told, "standby", 1)):
+    a = group.primary("a", **STEADY)
+    group.node("b", **STEADY)
+    with Sidecar(a, on_standby=noting(told, "standby", ends=False)):
         eventually(lambda: group.log().look().heartbeats["a"].prepares)
         with pytest.raises(TimeoutError, match="a has not said that its program has stopped; nothing was done"):
             ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         assert a.role == "primary"
+        let_go(told, "standby")
 
 
 def test_what_is_no_command_is_refused() -> None:
@@ -285,27 +330,35 @@ def test_wrong_settings_are_refused_before_anything_is_started(
     assert not (tmp_path / "a").exists()
 
 
+def written(path: Path, content: bytes) -> None:
+    """All of it at once: nobody sees a file that is not whole yet, however long this machine stands still."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
 def test_what_is_written_is_published_and_only_by_the_primary(group: Group, tmp_path: Path) -> None:
     ours, theirs = FileState(tmp_path / "ours"), FileState(tmp_path / "theirs")
-    a, b = group.primary("a", state=ours), group.node("b", state=theirs)
+    a, b = group.primary("a", state=ours, **STEADY), group.node("b", state=theirs, **STEADY)
     with Sidecar(a, ours, publish_every_s=0.05), Sidecar(b, theirs, publish_every_s=0.05):
         for content in (b"one", b"two"):
-            ours.path.write_bytes(content)
+            written(ours.path, content)
             eventually(lambda content=content: theirs.path.exists() and theirs.path.read_bytes() == content)
         # given that nobody writes
+        eventually(lambda: a.position == b.position)
         before = a.position
         theirs.path.write_bytes(b"by mistake")
         ours.path.touch()
         eventually(lambda: ours._known is not None and ours._known[0] == ours.seen())
         assert a.position == before
         # then the next publication has the last word
-        ours.path.write_bytes(b"three")
+        written(ours.path, b"three")
         eventually(lambda: theirs.path.read_bytes() == b"three")
 
 
 def test_what_a_program_writes_when_it_is_told_to_stop_is_published(group: Group, tmp_path: Path) -> None:
     ours, theirs = FileState(tmp_path / "ours"), FileState(tmp_path / "theirs")
-    a, b = group.primary("a", state=ours), group.node("b", state=theirs)
+    a, b = group.primary("a", state=ours, **STEADY), group.node("b", state=theirs, **STEADY)
     ours.path.write_bytes(b"running")
     script = tmp_path / "stop.py"
     script.write_text("import sys; open(sys.argv[1], 'w').write('stopped')")
@@ -322,7 +375,7 @@ def test_what_cannot_be_published_now_is_said_once_and_published_later(
     monkeypatch.setattr(first_file, "MADE_WITHIN_S", 0.0)
     log = group.faulty_log()
     state = FileState(tmp_path / "ours")
-    a = group.primary("a", state=state, log=log)
+    a = group.primary("a", state=state, log=log, **STEADY)
 
     def unavailable(record: Any) -> Any:
         raise LogUnavailable(url=log.url, problem="for a moment")
@@ -330,7 +383,7 @@ def test_what_cannot_be_published_now_is_said_once_and_published_later(
     with caplog.at_level(logging.INFO), Sidecar(a, state, publish_every_s=0.02):
         eventually(lambda: "there is no such file" in caplog.text)
         log.faults.append(unavailable)
-        state.path.write_bytes(b"there it is")
+        written(state.path, b"there it is")
         eventually(lambda: a.position.id.n == 2)
     assert "for a moment" in caplog.text
     said = [r for r in caplog.records if r.levelno == logging.ERROR and "there is no such file" in r.getMessage()]
@@ -343,11 +396,11 @@ def test_a_file_that_its_program_has_not_made_yet_is_no_trouble(
     monkeypatch.setattr(first_file, "MADE_WITHIN_S", math.inf)
     state = FileState(tmp_path / "ours")
     with caplog.at_level(logging.INFO):
-        a = group.primary("a", state=state)
+        a = group.primary("a", state=state, **STEADY)
         with Sidecar(a, state, publish_every_s=0.02) as beside:
             eventually(lambda: "is not there yet" in caplog.text)
             assert "there is no such file" in beside.publish_now().problem, "who waits for it is told"
-            state.path.write_bytes(b"made")
+            written(state.path, b"made")
             eventually(lambda: a.position.id.n == 2)
             assert not [r.getMessage() for r in caplog.records if r.levelno > logging.INFO]
             # it was there, and is gone

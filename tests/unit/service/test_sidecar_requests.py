@@ -5,18 +5,27 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from replicator.service import requests_under_way
 from replicator.service.sidecar import Sidecar
 from replicator.state.file import FileState
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_thread
+from tests.support.kv import PATIENCE_S, Group, eventually, in_thread
 from tests.support.role_commands import lines, telling
+
+#: Nodes that say often how they are, and that no busy machine costs their lease.
+STEADY: dict[str, Any] = {"lease_s": 10 * PATIENCE_S, "beat_every_s": 0.3}
+
+
+@pytest.fixture(autouse=True)
+def answers_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests_under_way, "ANSWERED_WITHIN_S", 10 * PATIENCE_S)
 
 
 def test_a_program_is_told_to_stop_when_it_has_answered_what_it_was_passed(group: Group, told: Path) -> None:
-    a = group.node("a", lease_s=SHORT_LEASE_S)
+    a = group.node("a", **STEADY)
     with Sidecar(a, on_primary=telling(told), on_standby=telling(told)) as sidecar:
         # given a request to the program of a primary
         assert sidecar.program_term == 0
@@ -35,7 +44,7 @@ def test_a_program_is_told_to_stop_when_it_has_answered_what_it_was_passed(group
 
 
 def test_the_end_of_a_node_waits_for_answers_too(group: Group, told: Path) -> None:
-    a = group.primary("a")
+    a = group.primary("a", **STEADY)
     sidecar = Sidecar(a, on_primary=telling(told), on_standby=telling(told))
     with sidecar:
         eventually(lambda: sidecar.program_term == 1 and lines(told))
@@ -52,7 +61,7 @@ def test_what_was_written_by_now_is_published_at_a_position_that_others_can_wait
 ) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     state = FileState(ours, still_s=0)
-    a, b = group.node("a", state=state), group.node("b", state=FileState(theirs))
+    a, b = group.node("a", state=state, **STEADY), group.node("b", state=FileState(theirs), **STEADY)
     ours.write_bytes(b"before")
     a.promote(timeout_s=PATIENCE_S)
     with Sidecar(a, state, publish_every_s=600) as sidecar:
@@ -68,11 +77,10 @@ def test_what_was_written_by_now_is_published_at_a_position_that_others_can_wait
 
 
 def test_a_switchover_that_ends_with_the_lease_does_not_shorten_the_wait_of_the_next_one(
-    group: Group, told: Path, monkeypatch: pytest.MonkeyPatch
+    group: Group, told: Path
 ) -> None:
-    monkeypatch.setattr(requests_under_way, "ANSWERED_WITHIN_S", 10 * PATIENCE_S)
     log = group.faulty_log()
-    a = group.node("a", lease_s=SHORT_LEASE_S, log=log)
+    a = group.node("a", beat_every_s=0.3, log=log)
     with Sidecar(a, on_primary=telling(told), on_standby=telling(told)) as sidecar:
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: sidecar.program_term and lines(told)[-1:] == ["primary 1 a g"])
@@ -105,7 +113,7 @@ def test_one_at_a_time_looks_at_what_the_program_wrote(group: Group, tmp_path: P
     path = tmp_path / "ours"
     path.write_bytes(b"before")
     state = Meeting(path)
-    a = group.node("a", state=state)
+    a = group.node("a", state=state, **STEADY)
     a.promote(timeout_s=PATIENCE_S)
     with Sidecar(a, state, publish_every_s=600) as sidecar:
         answers = [in_thread(sidecar.publish_now, patience_s=PATIENCE_S) for _ in range(2)]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from replicator.storage import disk
 from tests.support import small_disk
 from tests.support.kv import PATIENCE_S, Group, eventually
 from tests.support.needs import needs
+from tests.support.slept_time import SleptTime
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_a_content_is_there_once_and_only_what_changed_is_read(ours: Path, monke
     assert len(read) == 1
 
 
-def test_a_digest_counts_once_another_write_would_show(ours: Path) -> None:
+def test_a_digest_counts_once_another_write_would_show(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(ours, a="1")
     about = (ours / "a").stat()
     for is_settled, known in ((True, "digest"), (False, None), (True, "digest")):
@@ -176,6 +178,7 @@ def test_a_digest_counts_once_another_write_would_show(ours: Path) -> None:
     index.note("a", contents.Read(Stamp.of(about), "newer", 1, False))
     assert index.get("a", about) is None
     now = time.time_ns()
+    monkeypatch.setattr(contents, "time", SimpleNamespace(time=lambda: now / 10**9))
     assert not contents.is_old(Stamp(1, 1, 1, 0, now | 1))
     assert contents.is_old(Stamp(1, 1, 1, 0, now - 60 * 10**9 | 1))
     # of a clock with ticks of a second
@@ -498,24 +501,39 @@ def test_nothing_is_written_through_a_link_that_somebody_put_there(ours: Path, t
 def test_files_that_belong_together_are_cut_together(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "PATIENCE_S", PATIENCE_S)
     put(ours, a="0", z="0", between="x" * 100_000)
-    one, over = DirectoryState(ours), threading.Event()
+    one, over, writing = DirectoryState(ours), threading.Event(), threading.Lock()
+    hesitated: list[float] = []
 
     def write() -> None:
         number = 0
         while not over.wait(0.15):  # longer than what nobody writes for
-            number += 1
-            put(ours, z=str(number))
-            put(ours, a=str(number))
+            with writing:
+                number += 1
+                began = time.monotonic()
+                put(ours, z=str(number))
+                put(ours, a=str(number))
+                # Whoever stands still in between for long seems to be done with both.
+                if (took_s := time.monotonic() - began) >= state.STILL_S / 2:
+                    hesitated.append(took_s)
+
+    def is_of_one_moment() -> bool:
+        """Of a cut; whether there was one, of a writer that did not hesitate."""
+        hesitated.clear()
+        with suppress(StateChanged):
+            pieces = b"".join(one.snapshot()).split(b"\n")
+            # the contents are the same: one of them is not there
+            digests = [line.split(b",")[4] for line in pieces if line.startswith((b'["f","a"', b'["f","z"'))]
+            with writing:  # what was under way meanwhile is over
+                pass
+            assert hesitated or len(set(digests)) == 1
+            return not hesitated
+        return False
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
         for _ in range(5):
-            with suppress(StateChanged):
-                pieces = b"".join(one.snapshot()).split(b"\n")
-                # the contents are the same: one of them is not there
-                digests = [line.split(b",")[4] for line in pieces if line.startswith((b'["f","a"', b'["f","z"'))]
-                assert len(set(digests)) == 1
+            eventually(is_of_one_moment)
     finally:
         over.set()
         writer.join()
@@ -544,19 +562,12 @@ def test_what_is_written_between_one_look_and_the_other_is_there_whole(
 
 
 def test_who_has_just_written_may_write_what_belongs_to_it(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SleptTime(meanwhile=lambda before: before or put(ours, second="1"))
+    monkeypatch.setattr(cut, "time", clock)
     put(ours, first="1")
-    sleep, slept = time.sleep, []
-
-    def written(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 1:
-            put(ours, second="1")
-        sleep(seconds)
-
-    monkeypatch.setattr(cut.time, "sleep", written)
     one = DirectoryState(ours, still_s=0.5)
     assert names(one.snapshot()) == {"first", "second"}
-    assert slept
+    assert clock.slept_s >= 0.5
 
 
 def test_what_changes_while_the_cut_is_drawn_does_not_show_or_breaks_it_off(

@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,8 @@ from replicator.errors import CorruptRecord, StateChanged, StateError
 from replicator.state import KeptState, State
 from replicator.state import file as module
 from replicator.state.file import FileState
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
+from tests.support.kv import PATIENCE_S, Group, eventually
+from tests.support.slept_time import SleptTime
 
 MIB = 1024 * 1024
 
@@ -80,25 +80,25 @@ def test_a_file_that_is_written_while_it_is_read_is_not_taken(path: Path) -> Non
         list(pieces)
 
 
-def test_a_file_is_read_once_nobody_has_written_to_it_for_a_moment(path: Path) -> None:
-    path.write_bytes(b"half")
-    began = time.monotonic()
-    state = FileState(path, still_s=0.3)
+def test_a_file_is_read_once_nobody_has_written_to_it_for_a_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a program that is in the middle of writing
-    thread = threading.Timer(0.1, lambda: path.write_bytes(b"half and half"))
-    thread.start()
+    clock = SleptTime(meanwhile=lambda before: before or path.write_bytes(b"half and half"))
+    monkeypatch.setattr(module, "time", clock)
+    path.write_bytes(b"half")
     # then all of it is read
-    assert content(state) == b"half and half"
-    assert time.monotonic() - began >= 0.3
-    thread.join()
+    assert content(FileState(path, still_s=0.3)) == b"half and half"
+    assert clock.slept_s >= 0.3
 
 
 def test_a_file_that_never_holds_still_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_S", 0.2)
     path.write_bytes(b"x")
-    monkeypatch.setattr(module.time, "sleep", lambda _: path.write_bytes(path.read_bytes() + b"x"))
+    clock = SleptTime(meanwhile=lambda before: path.write_bytes(path.read_bytes() + b"x"))
+    monkeypatch.setattr(module, "time", clock)
+    # when each time it seems to be still, somebody has written since
+    monkeypatch.setattr(clock, "time", lambda: path.stat().st_ctime)
     with pytest.raises(StateChanged):
         content(FileState(path))
+    assert clock.slept_s > module.PATIENCE_S
 
 
 def test_a_clock_that_is_ahead_does_not_keep_a_file_from_being_read(path: Path) -> None:
@@ -467,8 +467,8 @@ def test_an_old_primary_that_comes_back_without_anything_of_its_own_keeps_nothin
 
 def test_a_standby_whose_file_is_gone_is_not_equal_and_goes_on(group: Group, tmp_path: Path) -> None:
     ours, theirs = settled(tmp_path / "ours", b"one"), tmp_path / "theirs"
-    a = group.primary("a", state=FileState(ours), lease_s=SHORT_LEASE_S)
-    b = group.node("b", state=FileState(theirs), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=FileState(ours), beat_every_s=0.3)
+    b = group.node("b", state=FileState(theirs), beat_every_s=0.3)
     a.publish()
     eventually(theirs.exists)
     theirs.unlink()

@@ -29,8 +29,8 @@ class Clocks:
 @pytest.fixture
 def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     clocks = Clocks()
-    monkeypatch.setattr(module.time, "time", lambda: clocks.wall_s)
-    monkeypatch.setattr(module.time, "monotonic", lambda: clocks.monotonic_s)
+    time = SimpleNamespace(time=lambda: clocks.wall_s, monotonic=lambda: clocks.monotonic_s)
+    monkeypatch.setattr(module, "time", time)
     return clocks
 
 

@@ -120,7 +120,7 @@ def test_a_transaction_of_another_program_is_waited_for(tmp_path: Path) -> None:
         reader.execute("SELECT * FROM t").fetchone()
         thread = threading.Timer(0.3, reader.commit)
         thread.start()
-        SQLiteState(tmp_path / "b").restore(new)
+        SQLiteState(tmp_path / "b", busy_s=PATIENCE_S).restore(new)
         thread.join()
     assert len(rows(tmp_path / "b")) == 200
 
@@ -376,7 +376,7 @@ def test_the_database_of_a_standby_follows_that_of_the_primary(tmp_path: Path) -
             b = group.node("b", state=SQLiteState(theirs))
             assert a.publish().what == "whole"
             eventually(lambda: b.position == a.position)
-            with closing(sqlite3.connect(theirs)) as reader:
+            with closing(sqlite3.connect(theirs, timeout=PATIENCE_S)) as reader:
                 db.execute("UPDATE t SET value = 'changed' WHERE id = 700")
                 db.execute("INSERT INTO t (value) VALUES ('new')")
                 published = a.publish()

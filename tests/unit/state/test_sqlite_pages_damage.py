@@ -175,7 +175,7 @@ def test_a_primary_whose_shadow_is_gone_goes_on_after_its_start(pair: PageGroup,
         pair.group.crash(pair.a)
         leave(pair.a.data_dir / "shadow")
         bank.transfer()
-        pair.a = pair.group.node("a", state=pair.state_of(pair.ours), app="pages")
+        pair.a = pair.standby("a", pair.ours)
         leads(pair, pair.a)
         pair.carry()
         assert pair.are_equal()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -339,7 +340,7 @@ def test_a_database_rests_for_its_programs_and_never_for_longer_than_a_minute(
     with Bank(tmp_path / "bank", mode="delete"):
         pass
     state, shadow, now = SQLitePages(tmp_path / "bank"), Mock(), 0.0
-    monkeypatch.setattr(sqlite_pages.time, "monotonic", lambda: now)
+    monkeypatch.setattr(sqlite_pages, "time", SimpleNamespace(monotonic=lambda: now))
     for held_s, rest_s in ((0.01, 0.5), (1.0, 50.0), (100.0, 60.0)):
         monkeypatch.setattr(state, "_reader", Mock(held_s=held_s, was_wal=False))
         for reads in (lambda: state.look(shadow), lambda: state.draw(tmp_path / "drawn")):

@@ -52,7 +52,7 @@ def test_clusters_and_logs_are_made_and_closed(tmp_path: Path) -> None:
         "def test_a_log(replicator_log, tmp_path):\n"
         "    node = Node(DictState(), group='g', name='a', log=replicator_log, data_dir=tmp_path)\n"
         "    with node:\n"
-        "        node.promote()\n"
+        "        node.promote(timeout_s=60)\n"
         "        node.submit(put('x', 1))\n",
     )
     assert "3 passed" in done.stdout, done.stdout + done.stderr

@@ -79,6 +79,7 @@ def test_what_is_written_is_seen(group: Group, opened: Opened) -> None:
 
 
 def test_nobody_looks_while_nobody_watches(group: Group, opened: Opened) -> None:
+    eventually(lambda: not is_running())  # nor anybody of another test any more
     feed = Feed(opened, told_by="test", every_s=0.01)
     assert not is_running()
     asyncio.run(until(feed, lambda picture: True))

@@ -16,7 +16,8 @@ from replicator import Node
 from replicator.errors import ConfigError
 from replicator.ui import feed as feed_module
 from replicator.ui.page import Page
-from tests.support.kv import Group, eventually, push
+from replicator.web import page as page_module
+from tests.support.kv import PATIENCE_S, Group, eventually, push
 from tests.support.sites import SITES, Sites, sites_of
 
 READER, ADMIN, WRITER = "r" * 32, "a" * 32, "w" * 32
@@ -29,6 +30,12 @@ def bearer(token: str) -> dict[str, str]:
 @pytest.fixture(params=SITES, ids=["asgi", "wsgi"])
 def sites(request: pytest.FixtureRequest) -> Iterator[Sites]:
     yield from sites_of(request.param)
+
+
+@pytest.fixture(autouse=True)
+def looks_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "FIRST_LOOK_S", PATIENCE_S)
+    monkeypatch.setattr(feed_module, "ASKS_WITHIN_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -128,6 +135,7 @@ def test_while_redis_is_away_it_is_said_so_and_the_first_who_asks_does_not_wait_
         return log
 
     monkeypatch.setattr(node, "looking", looking)
+    monkeypatch.setattr(page_module, "FIRST_LOOK_S", 1.0)
     site = sites.of(node, page=Page(node, tokens=tokens))
     answer = site.ask("GET", "/ui/events", headers=bearer(READER))
     assert (answer.status_code, answer.json()["error"], "retry-after" in answer.headers) == (503, "busy", True)
@@ -143,10 +151,11 @@ def test_while_redis_is_away_it_is_said_so_and_the_first_who_asks_does_not_wait_
 def test_nobody_looks_any_more_once_nobody_asks(
     sites: Sites, node: Node, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_module, "ASKS_WITHIN_S", 0.1)
     site = sites.of(node, page=Page(node, tokens=tokens))
     picture_in(site.ask("GET", "/ui/events", headers=bearer(READER)))
+    monkeypatch.setattr(feed_module, "ASKS_WITHIN_S", 0.1)
     eventually(lambda: not any(thread.name == "ui-feed" for thread in threading.enumerate()))
+    monkeypatch.setattr(feed_module, "ASKS_WITHIN_S", PATIENCE_S)
     # and whoever asks again sees what is now
     node.submit(push("y"))
     assert picture_in(site.ask("GET", "/ui/events", headers=bearer(READER)))["status"]["last_id"] == "1-3"

@@ -148,7 +148,7 @@ def test_it_starts_and_stops_on_a_thread_and_the_event_loop_goes_on(tmp_path: Pa
 
 
 def test_an_event_loop_that_is_blocked_keeps_no_lease(tmp_path: Path) -> None:
-    node = real_node(tmp_path, lease_s=1.0, beat_every_s=0.1, watchdog_s=0.5, auto_promote=True)
+    node = real_node(tmp_path, lease_s=PATIENCE_S, beat_every_s=0.1, watchdog_s=3.0, auto_promote=True)
 
     async def main() -> None:
         server = Server(around(node))

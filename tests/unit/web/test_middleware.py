@@ -531,7 +531,7 @@ def test_a_browser_reads_its_own_write_on_a_standby_that_lags(sites: Sites, tmp_
     group = Group(tmp_path)
     deaf = group.faulty_log()
     primary, behind = group.primary("a"), group.node("b", log=deaf)
-    behind.wait(n=primary.position.id.n)
+    behind.wait(n=primary.position.id.n, timeout_s=PATIENCE_S)
     deaf.deaf = True
     cookies = of_a_real_node(sites, primary).ask("PUT", "/k", content=b"new").cookies
     site = of_a_real_node(sites, behind)

@@ -82,10 +82,10 @@ def _more(connection: socket.socket) -> bytes:
 class Target:
     """A program that takes one request per connection."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, does: Doing) -> None:
         self.port = port
         self.asked: list[bytes] = []
-        self.does: Doing = lambda asked: ok()
+        self.does = does
         self._door = socket.create_server(("127.0.0.1", port))
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -125,8 +125,8 @@ class Site:
         self._servers: list[WebServer] = []
         self.start()
 
-    def start(self) -> None:
-        self.target = Target(self.target_port)
+    def start(self, does: Doing = lambda asked: ok()) -> None:
+        self.target = Target(self.target_port, does)
 
     def proxy(
         self, node: FakeNode | None = None, app: Any = HttpProxy, certificate: Certificate | None = None, **options: Any

@@ -22,10 +22,14 @@ from replicator.service.run import RunOptions, RunProgram, program
 from replicator.service.run.keeper import ControlGroup
 from replicator.service.sidecar import Sidecar
 from tests.support.beacon import beacon, signs
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_thread
+from tests.support.kv import LEASE_S, PATIENCE_S, Group, eventually, in_thread
 from tests.support.needs import needs
 
-LEASE_S = 2.0
+#: Nobody's patience is so long, and no machine so busy: such a lease is not lost.
+LONG_LEASE_S = 10 * PATIENCE_S
+
+#: For what has to wait until one is over. A busy machine may cost a node this one, which then leads on a moment later.
+SHORT_LEASE_S = 2.0
 
 
 @pytest.fixture
@@ -41,16 +45,24 @@ def beside(group: Group) -> Iterator[Beside]:
     """A node that runs a program, and what looks after that."""
     with ExitStack() as stack:
 
-        def beside(name: str, command: str, *, check: str = "", **more: object) -> Node:
+        def beside(name: str, command: str, *, check: str = "", lease_s: float = LONG_LEASE_S, **more: object) -> Node:
             options = RunOptions(command=command, check=check, check_every_s=0.1, stop_s=5.0)
-            run = RunProgram(options, lease_s=LEASE_S)
-            node = group.new_node(name, lease_s=LEASE_S, watchdog=run.unfit, **more)
-            run.attach(node)
+            node, run = with_program(group, name, options, lease_s=lease_s, **more)
             node.start()
             stack.enter_context(Sidecar(node, run=run))
             return node
 
         yield beside
+
+
+def with_program(
+    group: Group, name: str, options: RunOptions, *, lease_s: float = LONG_LEASE_S, **more: object
+) -> tuple[Node, RunProgram]:
+    """A node, which is not started yet, and its program."""
+    run = RunProgram(options, lease_s=lease_s)
+    node = group.new_node(name, lease_s=lease_s, watchdog=run.unfit, **more)
+    run.attach(node)
+    return node, run
 
 
 def terms(path: Path) -> list[tuple[int, str]]:
@@ -69,14 +81,15 @@ def assert_one_at_a_time(path: Path) -> None:
 
 
 def test_it_runs_where_the_node_leads_and_nowhere_else(beside: Beside, path: Path) -> None:
-    a, b = beside("a", beacon(path)), beside("b", beacon(path))
+    a, b = (beside(name, beacon(path), lease_s=SHORT_LEASE_S) for name in "ab")
     a.promote(timeout_s=PATIENCE_S)
     eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
     b.promote(timeout_s=PATIENCE_S)
     eventually(lambda: runs(path, b), patience_s=3 * PATIENCE_S)
     a.promote(timeout_s=PATIENCE_S)
-    eventually(lambda: len(terms(path)) == 3, patience_s=3 * PATIENCE_S)
-    assert terms(path) == [(1, "a"), (2, "b"), (3, "a")]
+    eventually(lambda: (3, "a") in terms(path), patience_s=3 * PATIENCE_S)
+    # on a busy machine it may have ended with the lease, and begun again in the same term
+    assert [term for term, _ in groupby(terms(path))] == [(1, "a"), (2, "b"), (3, "a")]
     assert_one_at_a_time(path)
 
 
@@ -84,7 +97,6 @@ def test_after_a_switchover_it_waits_for_no_lease_since_the_other_one_was_ended_
     group: Group, beside: Beside, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given leases that are longer than anybody's patience here
-    monkeypatch.setitem(globals(), "LEASE_S", 4 * PATIENCE_S)
     a, b = beside("a", beacon(path)), beside("b", beacon(path))
     a.promote(timeout_s=PATIENCE_S)
     eventually(lambda: runs(path, a))
@@ -104,7 +116,6 @@ def test_after_a_switchover_it_waits_for_no_lease_since_the_other_one_was_ended_
 def test_who_comes_when_a_switchover_is_given_up_keeps_the_lead(
     group: Group, beside: Beside, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(globals(), "LEASE_S", 4 * PATIENCE_S)
     monkeypatch.setattr("replicator.service.sidecar.HANDED_OVER_FOR_S", 0.2)
     a, b = beside("a", beacon(path)), beside("b", beacon(path))
     a.promote(timeout_s=PATIENCE_S)
@@ -138,15 +149,15 @@ def test_who_comes_when_a_switchover_is_given_up_keeps_the_lead(
 
 def test_it_ends_with_the_lease_and_begins_again_with_the_next(group: Group, beside: Beside, path: Path) -> None:
     log = group.faulty_log()
-    a = beside("a", beacon(path, "rude"), log=log)
+    a = beside("a", beacon(path, "rude"), log=log, lease_s=SHORT_LEASE_S)
     a.promote(timeout_s=PATIENCE_S)
     eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
     log.renewals_fail = True
     eventually(lambda: not a.leads)
-    seen = eventually(lambda: [len(signs(path))] if not runs_on(path) else [])[0]
+    eventually(lambda: not runs_on(path))
+    begun = len(terms(path))
     log.renewals_fail = False
-    eventually(lambda: len(terms(path)) == 2, patience_s=3 * PATIENCE_S)
-    assert len(signs(path)) > seen
+    eventually(lambda: len(terms(path)) > begun, patience_s=3 * PATIENCE_S)
     assert_one_at_a_time(path)
 
 
@@ -159,9 +170,7 @@ def runs_on(path: Path) -> bool:
 
 
 def test_when_the_node_stops_it_ends_in_order_first(group: Group, path: Path) -> None:
-    run = RunProgram(RunOptions(command=beacon(path)), lease_s=LEASE_S)
-    a = group.new_node("a", lease_s=LEASE_S, watchdog=run.unfit)
-    run.attach(a)
+    a, run = with_program(group, "a", RunOptions(command=beacon(path), stop_s=PATIENCE_S))
     with a, Sidecar(a, run=run):
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
@@ -172,9 +181,7 @@ def test_it_goes_on_while_the_end_of_its_node_waits_for_its_answers(
     group: Group, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests_under_way, "ANSWERED_WITHIN_S", 10 * PATIENCE_S)
-    run = RunProgram(RunOptions(command=beacon(path)), lease_s=LEASE_S)
-    a = group.new_node("a", lease_s=LEASE_S, watchdog=run.unfit)
-    run.attach(a)
+    a, run = with_program(group, "a", RunOptions(command=beacon(path), stop_s=PATIENCE_S), lease_s=LEASE_S)
     with a, Sidecar(a, run=run) as sidecar:
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
@@ -218,12 +225,13 @@ def test_one_that_is_not_well_costs_the_node_its_lease(
     says: str,
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("replicator.service.run.checking.START_S", 3.0)
+    monkeypatch.setattr("replicator.service.run.checking.START_S", 0.5)
+    monkeypatch.setattr("replicator.service.run.checking.ANSWER_WITHIN_S", PATIENCE_S)
     monkeypatch.setattr(program, "AGAIN_S_MAX", 0.2)
-    a = beside("a", beacon(path, *kinds), check=check)
+    a = beside("a", beacon(path, *kinds), check=check, lease_s=LEASE_S)
     well = beacon(path.with_name("well"))
     a.promote(timeout_s=PATIENCE_S)
-    b = beside("b", well, auto_promote=True)
+    b = beside("b", well, auto_promote=True, lease_s=LEASE_S)
     eventually(lambda: b.leads, patience_s=5 * PATIENCE_S)
     eventually(lambda: runs(path.with_name("well"), b), patience_s=3 * PATIENCE_S)
     # It was started so often, though on a busy machine it may not have come to write down that it was.
@@ -233,12 +241,13 @@ def test_one_that_is_not_well_costs_the_node_its_lease(
     assert says in str(a.problem)
 
 
-def test_one_that_answers_is_well(beside: Beside, path: Path) -> None:
+def test_one_that_answers_is_well(beside: Beside, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.service.run.checking.ANSWER_WITHIN_S", PATIENCE_S)
     a = beside("a", beacon(path), check="true")
     a.promote(timeout_s=PATIENCE_S)
     eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
     seen = len(signs(path))
-    eventually(lambda: len(signs(path)) > seen + 50)
+    eventually(lambda: len(signs(path)) > seen + 50, patience_s=3 * PATIENCE_S)
     assert (terms(path), a.problem) == ([(1, "a")], "")
 
 
@@ -293,9 +302,7 @@ def test_a_keeper_that_was_stopped_keeps_no_program_alive(
     group: Group, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     needs(sys.platform == "linux", "Linux")
-    run = RunProgram(RunOptions(command=beacon(path, "rude"), stop_s=0.1), lease_s=LEASE_S)
-    a = group.new_node("a", lease_s=LEASE_S, watchdog=run.unfit)
-    run.attach(a)
+    a, run = with_program(group, "a", RunOptions(command=beacon(path, "rude"), stop_s=0.1), lease_s=LEASE_S)
     with caplog.at_level("INFO"), a, Sidecar(a, run=run):
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
@@ -304,12 +311,13 @@ def test_a_keeper_that_was_stopped_keeps_no_program_alive(
     assert any("has ended (SIGKILL)" in message for message in caplog.messages)
 
 
-def test_what_it_writes_last_is_in_the_log(group: Group, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_it_writes_last_is_in_the_log(
+    group: Group, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = path.with_name("last.py")
     script.write_text(LAST_WORDS)
-    run = RunProgram(RunOptions(command=f"{sys.executable} {script}"), lease_s=LEASE_S)
-    a = group.new_node("a", lease_s=LEASE_S, watchdog=run.unfit)
-    run.attach(a)
+    monkeypatch.setattr(program, "OUTPUT_WITHIN_S", PATIENCE_S)
+    a, run = with_program(group, "a", RunOptions(command=f"{sys.executable} {script}", stop_s=PATIENCE_S))
     with caplog.at_level("INFO"):
         with a, Sidecar(a, run=run):
             a.promote(timeout_s=PATIENCE_S)
