@@ -218,7 +218,7 @@ class Proxy:
 
         self._change(release)
 
-    def wait_held(self, n_requests: int = 1, timeout_s: float = 5.0) -> None:
+    def wait_held(self, n_requests: int = 1, timeout_s: float = 60.0) -> None:
         """Wait until so many requests are held."""
         with self.changed:
             assert self.changed.wait_for(lambda: self.requests_held >= n_requests, timeout_s), "nothing was held"
