@@ -39,7 +39,7 @@ def main(url: str, directory: str, how: str) -> None:
     enough = threading.Event()
 
     with Node(KV(), group="g", name="a", redis=url, data_dir=Path(directory) / "a") as node:
-        node.promote()
+        node.promote(timeout_s=60.0)
         atexit.register(node.stop)
 
         def write() -> None:

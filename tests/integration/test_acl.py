@@ -361,7 +361,7 @@ def test_jobs_are_asked_for_and_done_by_their_own_user(users: Users, tmp_path: P
         )
         for name in "ab"
     )
-    a.promote()
+    a.promote(timeout_s=PATIENCE_S)
     submitted(a, change("x"))
     in_step(a, b)
     queue = stack.enter_context(JobQueue(users.url("jobs"), "g"))
@@ -427,6 +427,7 @@ def test_every_server_takes_the_rules_of_an_older_one(role: str, users: Users) -
 
 def test_a_monitor_with_the_rules_of_an_old_server_looks_as_it_did_there(users: Users) -> None:
     """It has no right to the scripts that only read, but to those that may write, of which none that it has does."""
+    users.admin.config_resetstat()  # of other tests with this server
     (line,) = users.printed("monitor", server="6.2")
     users.admin.execute_command(*line.split())
     with closing(RedisLog(users.url("monitor"), "g")) as log:
@@ -435,4 +436,3 @@ def test_a_monitor_with_the_rules_of_an_old_server_looks_as_it_did_there(users: 
     if users.server.binary.version >= (7, 0, 0):
         asked = users.admin.info("commandstats")["cmdstat_evalsha_ro"]
         assert asked["rejected_calls"] == 1, "it is not tried for each look"
-    users.admin.config_resetstat()

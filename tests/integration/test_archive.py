@@ -26,7 +26,7 @@ from replicator.protocol.heartbeat import Heartbeat
 from replicator.sandbox.redis_server import find_server
 from replicator.state.sqlite_pages import SQLitePages
 from tests.support.kv import KV as State
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, document, eventually, in_step, push
+from tests.support.kv import LEASE_S, PATIENCE_S, document, eventually, in_step, push
 from tests.support.opaque import Text
 from tests.support.versions import APP, Two
 from tests.support.worlds import RedisWorld
@@ -70,7 +70,7 @@ def start(world: RedisWorld, tmp_path: Path) -> Iterator[Start]:
     started: list[Node[Any]] = []
 
     def start(name: str, state: Any, **more: Any) -> Node[Any]:
-        more = {"lease_s": SHORT_LEASE_S, "on_restart": "standby", "data_dir": tmp_path / name} | more
+        more = {"lease_s": LEASE_S, "on_restart": "standby", "data_dir": tmp_path / name} | more
         node = Node(state, group="g", name=name, redis=world.server.url, **more)
         started.append(node)
         node.start()

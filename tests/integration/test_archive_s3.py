@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -21,7 +22,6 @@ from replicator.archive.places import Place, Taken
 from replicator.archive.status import Status, read_status, write_status
 from replicator.archive.target import Wanted, resolve
 from replicator.cli import cli
-from replicator.sandbox.free_ports import free_ports
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.support.kv import KV, in_thread
 from tests.support.logs import Pen
@@ -33,10 +33,9 @@ URL = "s3://backups/registry"
 def server() -> Iterator[str]:
     from moto.server import ThreadedMotoServer
 
-    [port] = free_ports(1)
-    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
-    yield f"http://127.0.0.1:{port}"
+    yield "http://{}:{}".format(*server.get_host_and_port())
     server.stop()
 
 
@@ -138,7 +137,7 @@ def test_a_list_that_lags_is_only_a_beginning(
 
 def test_an_archiver_that_is_at_work_is_noticed(store: Callable[[], Place]) -> None:
     place = store()
-    working = Status(group="g", host="there", every_ms=300)
+    working = Status(group="g", host="there", every_ms=20_000)  # for so long, and longer, it may be late
     write_status(place, working)
     going: list[bool] = [True]
 
@@ -153,6 +152,8 @@ def test_an_archiver_that_is_at_work_is_noticed(store: Callable[[], Place]) -> N
     finally:
         going.clear()
         done()
+    working.every_ms = 300
+    write_status(place, working)
     with store().held():
         pass  # it does not say anything any more
     working.ended = True
@@ -161,9 +162,11 @@ def test_an_archiver_that_is_at_work_is_noticed(store: Callable[[], Place]) -> N
         pass
 
 
-def test_a_store_that_does_not_answer_is_said(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    [port] = free_ports(1)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+def test_a_store_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
+    # given a port that is taken, and at which nobody listens
+    silent = stack.enter_context(socket.socket())
+    silent.bind(("127.0.0.1", 0))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

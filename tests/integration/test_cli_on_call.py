@@ -25,7 +25,7 @@ from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import RedisServer
 from replicator.web.server import WebServer
-from tests.support.kv import PATIENCE_S, eventually
+from tests.support.kv import LEASE_S, PATIENCE_S, eventually
 from tests.support.node_process import NodeProcess
 
 
@@ -49,12 +49,12 @@ def run(any_redis: RedisServer) -> Callable[..., Result]:
 def pair(any_redis: RedisServer, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
     """A primary that serves HTTP, and a standby."""
     a, b = (
-        Node(Registry(), group="g", name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=3.0)
+        Node(Registry(), group="g", name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=LEASE_S)
         for name in "ab"
     )
     with a, b, WebServer(registry_app(a)) as server:
         a.announce(server.url)
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         log = RedisLog(any_redis.url, "g")
         eventually(lambda: [node.ready for node in ops.status(log).nodes] == [True, True])
         eventually(lambda: ops.status(log).nodes[0].http)

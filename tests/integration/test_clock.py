@@ -75,9 +75,8 @@ class Nodes:
         in_step(self.a, self.b)
 
     def start(self, name: str, url: str, directory: str = "") -> Node:
-        log = RedisLog(url, "g", timeout_s=0.5)
         data_dir = self.directory / (directory or name)
-        node = Node(KV(), group="g", name=name, log=log, data_dir=data_dir, lease_s=LEASE_S, auto_promote=True)
+        node = Node(KV(), group="g", name=name, redis=url, data_dir=data_dir, lease_s=LEASE_S, auto_promote=True)
         self.running.append(node)
         node.start()
         return node

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.stack import DevStack, find_conf
 
 REPOSITORY = Path(__file__).parents[2]
@@ -57,6 +58,18 @@ stopwaitsecs=1
 startsecs=0
 """
 
+#: A program that ends once it was asked to and may. Files in the directory of the stack say how far that is.
+PATIENT = """
+[program:patient]
+command="%(ENV_REPLICATOR_PYTHON)s" -c "{code}" "%(ENV_REPLICATOR_DEV_DIR)s"
+stopwaitsecs=120
+startsecs=0
+""".format(
+    code="import pathlib, signal, sys, time; here = pathlib.Path(sys.argv[1]); "
+    "signal.signal(15, lambda *_: (here / 'asked').touch()); (here / 'heeds').touch(); "
+    "[time.sleep(0.01) for _ in iter(lambda: (here / 'may').exists(), True)]"
+)
+
 #: All programs, the child that left its group, supervisord and the guard.
 WHOLE_STACK = 7
 
@@ -64,6 +77,7 @@ WHOLE_STACK = 7
 RUNNER = """
 import sys
 from pathlib import Path
+from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.stack import DevStack
 
 stack = DevStack(sys.argv[1], conf=Path(sys.argv[2]), port=0)
@@ -197,13 +211,19 @@ def test_a_stack_can_be_started_again_at_the_same_address(directory: Path, conf:
 def test_a_signal_to_the_process_that_runs_it_ends_everything(
     directory: Path, conf: Path, number: signal.Signals
 ) -> None:
+    # given a stack whose end takes as long as it is told to
+    conf.write_text(CONF + PATIENT)
     runner, _ = run_stack(directory, conf)
+    assert eventually((directory / "heeds").exists)
 
+    # when an impatient second signal comes while it ends
     runner.send_signal(number)
-    # An impatient second one must not disturb the ending.
-    time.sleep(0.2)
+    assert eventually((directory / "asked").exists)
     runner.send_signal(number)
+    (directory / "may").touch()
     output, _ = runner.communicate(timeout=120)
+
+    # then that does not disturb it
 
     assert output == "ended\n"
     assert runner.returncode == 0
@@ -290,9 +310,10 @@ def test_a_second_stack_in_the_same_directory_is_refused(directory: Path, conf: 
 
 
 def taken_port_above_a_free_one() -> socket.socket:
-    """A server on a port that is not the lowest of a stack's: nobody else may have the one below it."""
+    """A server on a port that is not the lowest of a stack's: nobody else may have the one below it, nor is given it
+    for a connection."""
     while True:
-        taken = socket.create_server(("127.0.0.1", 0))
+        taken = socket.create_server(("127.0.0.1", free_port()))
         with socket.socket() as below, contextlib.suppress(OSError):
             below.bind(("127.0.0.1", taken.getsockname()[1] - 1))
             return taken

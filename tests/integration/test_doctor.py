@@ -15,7 +15,7 @@ from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
-from tests.support.kv import KV, eventually, push
+from tests.support.kv import KV, PATIENCE_S, eventually, push
 
 GROUP = "g"
 
@@ -32,7 +32,7 @@ def server(redis_factory: RedisFactory, redis_binary: ServerBinary) -> RedisServ
 def pair(server: RedisServer, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
     a, b = (Node(KV(), group=GROUP, name=name, redis=server.url, data_dir=tmp_path / name) for name in "ab")
     with a, b:
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         a.submit(push("x"))
         a.publish()
         yield a, b

@@ -44,8 +44,10 @@ def left_in(directory: Path) -> list[psutil.Process]:
 def test_a_short_drill_is_passed_and_tells_what_each_fault_cost(tmp_path: Path) -> None:
     directory = (tmp_path / "a drill").resolve()
     faults = ["pause", "redis-failover", "switchover"]
+    # A lease that a busy machine does not cost: nobody but the faults replaces a primary.
+    options = ["--lease-s", "3", "--seconds-per-fault", "0", "--dir", str(directory), "--output", "json"]
     done = subprocess.run(
-        [*COMMAND, *faults, "--seconds-per-fault", "0", "--dir", str(directory), "--output", "json"],
+        [*COMMAND, *faults, *options],
         env=environment(),
         capture_output=True,
         text=True,
@@ -66,7 +68,7 @@ def test_a_short_drill_is_passed_and_tells_what_each_fault_cost(tmp_path: Path) 
     assert [fault["fault"] for fault in report["faults"]] == faults
     assert all(fault["acknowledged_count"] > 0 and fault["problem"] is None for fault in report["faults"])
     assert report["acknowledged_count"] >= sum(fault["acknowledged_count"] for fault in report["faults"])
-    assert pause["gap_ms"] > 600, "nobody leads before the lease of the paused one is over"
+    assert pause["gap_ms"] > 1_800, "nobody leads before the lease of the paused one is over"
     assert pause["stale_refused_count"] >= 1
     assert pause["term"] < 2**20 < failover["term"] < switchover["term"]
     assert switchover["primary"] != failover["primary"]

@@ -33,7 +33,7 @@ from replicator.storage.checkpoint import Checkpoint
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.server import WebServer
 from tests.support.forking import Child, in_child, outcome
-from tests.support.kv import KV, PATIENCE_S, document, eventually, in_thread, push, pushed
+from tests.support.kv import KV, PATIENCE_S, after_beats, document, eventually, in_thread, push, pushed
 from tests.support.worlds import World
 
 with warnings.catch_warnings():
@@ -41,14 +41,15 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
-LEASE_S = 2.0
+#: No busy machine costs it, and a test can wait for a beat.
+LEASE_S = 5.0
 
 
 @pytest.fixture
 def primary(any_redis: RedisServer, tmp_path: Path) -> Iterator[Node]:
     node = Node(KV(), group="g", name="a", redis=any_redis.url, data_dir=tmp_path / "a", lease_s=LEASE_S)
     node.start()
-    node.promote()
+    node.promote(timeout_s=PATIENCE_S)
     yield node
     node.stop()
 
@@ -140,6 +141,7 @@ def test_every_call_in_a_child_is_refused_and_the_parent_goes_on_under_load(
         assert told_at_once(calls(primary)) == {}
         load.more()
     load.end()
+    after_beats(2, primary)  # with what it needs for its lease and its heartbeat as well
     assert (primary.role, primary.term, primary.boot, primary.problem) == ("primary", 1, boot, "")
     assert (primary.lease_ms or 0) > 0
     assert pushed(primary) == load.acknowledged
@@ -252,7 +254,7 @@ def test_nor_does_it_if_its_parent_was_killed(any_redis: RedisServer, tmp_path: 
     def is_killed() -> None:
         node = Node(KV(), group="g", name="a", redis=any_redis.url, data_dir=tmp_path / "a")
         node.start()
-        node.promote()
+        node.promote(timeout_s=PATIENCE_S)
         survivor.write_text(str(Child(_sleep).pid))
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -291,7 +293,7 @@ def test_a_child_that_outlives_a_server_keeps_neither_its_port_nor_its_clients()
 def test_a_worker_that_serves_the_node_of_its_master_says_so_on_every_path(tmp_path: Path) -> None:
     node = Node(Registry(), group="g", name="a", log=MemoryLog(MemoryRedis()), data_dir=tmp_path / "a")
     with node:
-        node.promote()
+        node.promote(timeout_s=PATIENCE_S)
         client = TestClient(registry_app(node))
 
         def work() -> list[tuple[int, str]]:
@@ -344,7 +346,7 @@ def _collects() -> list[bool]:
 def test_leaving_a_hosts_or_a_nodes_with_in_a_child_is_silent(any_redis: RedisServer, tmp_path: Path) -> None:
     with Host(any_redis.url) as host:
         node = host.node(KV(), group="h", name="h", data_dir=tmp_path / "h")
-        node.promote()
+        node.promote(timeout_s=PATIENCE_S)
 
         def work() -> str:
             with host, node:

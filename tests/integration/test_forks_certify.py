@@ -27,10 +27,8 @@ from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import find_server
 from replicator.web.server import WebServer
 from tests.support import plain_http
-from tests.support.kv import PATIENCE_S, eventually, in_step
+from tests.support.kv import LEASE_S, PATIENCE_S, eventually, in_step
 from tests.support.worlds import RedisWorld
-
-LEASE_S = 3.0
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from replicator import Node, RecordId
 from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer
-from tests.support.kv import KV, PATIENCE_S, eventually, in_step, push
+from tests.support.kv import KV, LEASE_S, PATIENCE_S, eventually, in_step, push
 
 
 @pytest.fixture
 def pair(any_redis: RedisServer, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    options: dict[str, Any] = {"group": "g", "redis": any_redis.url, "lease_s": 1.0}
+    options: dict[str, Any] = {"group": "g", "redis": any_redis.url, "lease_s": LEASE_S}
     with (
         Node(KV(), name="a", data_dir=tmp_path / "a", **options) as a,
         Node(KV(), name="b", data_dir=tmp_path / "b", **options) as b,

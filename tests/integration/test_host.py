@@ -87,11 +87,15 @@ def test_they_share_a_few_connections_and_threads(host: Host, redis: RedisServer
     for node in nodes.values():
         node.submit(push("x"))
     with client_for(redis.url) as client:
-        connections = [each for each in client.client_list() if each["name"] == "replicator-host"]
+
+        def connections() -> int:
+            return [each["name"] for each in client.client_list()].count("replicator-host")
+
         # one reads; with each of two keepers goes one for writes, one for leases and one for the rest
-        assert len(connections) == 7
-    of_nodes = [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
-    assert (len(of_the_host()), of_nodes) == (9, [])
+        eventually(lambda: connections() == 7, "a few connections")
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("a-")] == []
+    # more, for a while, where a busy machine held some of them up
+    eventually(lambda: len(of_the_host()) == 9, "a few threads")
 
 
 def test_groups_fail_over_by_themselves_when_a_host_is_gone(host: Host, redis: RedisServer, tmp_path: Path) -> None:
@@ -142,7 +146,7 @@ def test_a_node_is_stopped_and_the_others_go_on(host: Host, other: Host, tmp_pat
 
 
 def test_redis_goes_and_comes_back_and_every_group_goes_on(host: Host, redis: RedisServer, tmp_path: Path) -> None:
-    nodes = led(nodes_of(host, "a", tmp_path, lease_s=1.0))
+    nodes = led(nodes_of(host, "a", tmp_path, lease_s=LONG_LEASE_S))
     for node in nodes.values():
         node.submit(push("x"))
     redis.restart()
@@ -166,14 +170,15 @@ def test_a_cluster_is_no_place_for_a_host() -> None:
 
 def test_tasks_write_to_all_groups_and_share_the_threads_that_commit(host: Host, tmp_path: Path) -> None:
     nodes = led(nodes_of(host, "a", tmp_path))
-    before = threading.active_count()
+    # Those that a busy machine held up have others beside them for a while, which do not commit.
+    before = {thread.name for thread in threading.enumerate()}
 
     async def write() -> list[int]:
         return await asyncio.gather(*(node.asubmit(push(number)) for number in range(20) for node in nodes.values()))
 
     # each is there once, and in its order
     assert asyncio.run(write()) == [number + 1 for number in range(20) for _ in GROUPS]
-    assert threading.active_count() <= before
+    assert {thread.name for thread in threading.enumerate()} <= before
     for node in nodes.values():
         assert pushed(node) == list(range(20))
 
@@ -377,7 +382,7 @@ def test_a_broken_group_is_read_aside_and_the_others_together(
         client.delete("replicator:{g0}:requests")
         client.set("replicator:{g0}:requests", "something else")
         eventually(lambda: "WRONGTYPE" in nodes["g0"].problem, "a problem that says so")
-        eventually(lambda: tended(host, "g24").together, "the others together")
+        eventually(lambda: all(tended(host, group).together for group in GROUPS[1:]), "the others together")
         alone.clear()
         eventually(lambda: alone.count("g0") >= 5, "a few tries")
     assert set(alone) == {"g0"}

@@ -272,7 +272,7 @@ def test_no_token_is_anywhere_but_in_its_file(node: Deployment) -> None:
         assert admin.post("/v1/nodes", content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
         reader.get(f"/v1/nodes?access_token={node.tokens['read']}")
         reader.get("/v1/nodes", headers={"Replicator-Wait": "nonsense"})
-    eventually(node.environment.exists)
+    eventually(lambda: node.environment.exists() and node.environment.read_text().endswith("}"), "all of it")
     process, data = Path(f"/proc/{node.process.pid}"), node.directory / "a"
     places: dict[str, bytes] = {
         "the log": node.said.read_bytes(),

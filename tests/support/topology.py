@@ -186,13 +186,23 @@ class SentinelTopology(Topology):
 
 
 class ClusterTopology(Topology):
-    """Masters that share the slots evenly, and replicas of the first of them, which has the slot of `first_key`."""
+    """Masters that share the slots evenly, and replicas of the first of them, which has the slot of `first_key`.
+
+    `dead_after_ms`: how long one may be silent before the others take it for dead.
+    """
 
     def __init__(
-        self, directory: Path, binary: ServerBinary, *, masters: int = 3, replicas: int = 0, first_key: str = ""
+        self,
+        directory: Path,
+        binary: ServerBinary,
+        *,
+        masters: int = 3,
+        replicas: int = 0,
+        first_key: str = "",
+        dead_after_ms: int = 1000,
     ) -> None:
         super().__init__(directory, binary)
-        config: Directives = {**_REPLICATION, "cluster-enabled": "yes", "cluster-node-timeout": 1000}
+        config: Directives = {**_REPLICATION, "cluster-enabled": "yes", "cluster-node-timeout": dead_after_ms}
         for number in range(masters + replicas):
             place = directory / f"node-{number}"
             self.servers.append(
@@ -212,9 +222,14 @@ class ClusterTopology(Topology):
         self._share_slots()
         for server in self.servers[1:]:
             ask(self.servers[0], "CLUSTER", "MEET", "127.0.0.1", str(server.port))
-        wait_until(lambda: all(map(self._is_well, self.servers)), 15)
+        wait_until(lambda: all(map(self._is_well, self.servers)), 60)
         for replica in self.servers[self._masters :]:
             self._attach(replica)
+
+    def notice_the_dead(self, after_ms: int = 1000) -> None:
+        """From now on a server that is so long silent is taken for dead."""
+        for server in filter(lambda each: each.alive, self.servers):
+            ask(server, "CONFIG", "SET", "cluster-node-timeout", after_ms)
 
     def owner(self, key: str) -> RedisServer:
         """The master that has the slot of this key."""
@@ -257,14 +272,14 @@ class ClusterTopology(Topology):
 
     def _attach(self, replica: RedisServer) -> None:
         ask(replica, "CLUSTER", "REPLICATE", self.id_of(self.servers[0]))
-        wait_until(lambda: b"master_link_status:up" in ask(replica, "INFO", "replication"), 15)
+        wait_until(lambda: b"master_link_status:up" in ask(replica, "INFO", "replication"), 60)
 
 
 def ask(server: RedisServer, *command: Any) -> Any:
     """Send one command, give its answer as it comes."""
     # Its methods carry no types.
     make: Any = redis.Connection
-    connection = make(host="127.0.0.1", port=server.port, protocol=2, socket_timeout=5)
+    connection = make(host="127.0.0.1", port=server.port, protocol=2, socket_timeout=60)
     try:
         connection.connect()
         connection.send_command(*command)

@@ -9,6 +9,7 @@ import pytest
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import ServerBinary
+from tests.support.kv import PATIENCE_S
 from tests.support.worlds import GROUP, RedisWorld
 
 
@@ -42,7 +43,7 @@ def proxy(world: RedisWorld) -> Iterator[Proxy]:
 
 @pytest.fixture
 def far(proxy: Proxy) -> Iterator[RedisLog]:
-    """A log whose connections go through the proxy."""
-    log = RedisLog(proxy.url, GROUP, timeout_s=3)
+    """A log whose connections go through the proxy. What is slow is no fault: only what a test does to it is."""
+    log = RedisLog(proxy.url, GROUP, timeout_s=PATIENCE_S)
     yield log
     log.close()

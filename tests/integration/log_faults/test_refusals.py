@@ -6,7 +6,6 @@ import contextlib
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from replicator.protocol.group import Code, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.sandbox.redis_server import ServerBinary
 from tests.conftest import RedisFactory
+from tests.support.kv import eventually
 from tests.support.log_calls import CALLS, WRITES, calls, in_thread, refused
 from tests.support.worlds import GROUP, Author, RedisWorld, ids, lead, looked, promote
 
@@ -386,19 +386,23 @@ def test_a_server_that_is_loading(redis_factory: RedisFactory, redis_binary: Ser
         admin.mset({f"filler-{i}": "x" * 500_000 for i in range(30)})
         admin.save()
     server.kill()
-    # It takes 15 ms for each key, and answers after every 2 MB.
-    server.config |= {"key-load-delay": "15000"}
+    # It takes 100 ms for each key, and answers after every 2 MB.
+    server.config |= {"key-load-delay": "100000"}
     starting = in_thread(server.start)
     errors = set()
-    while not starting.done():
+
+    def is_loading() -> bool:
         with contextlib.suppress(OutcomeUnknown):
             try:
                 author.append()
             except LogUnavailable as error:
                 errors.add(str(error))
-        time.sleep(0.005)
+        return any("LOADING" in error and "it will answer soon" in error for error in errors)
+
+    eventually(is_loading, "a refusal because it loads")
+    with redis.Redis.from_url(server.url) as admin:
+        admin.config_set("key-load-delay", 0)  # all was seen
     starting.result()
-    assert any("LOADING" in error and "it will answer soon" in error for error in errors), errors
     fresh = RedisLog(server.url, GROUP)
     assert ids(fresh) == ["1-1", "1-2"]
 
