@@ -17,7 +17,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.conftest import RedisFactory
-from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, put
+from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, in_step, in_thread, put
 from tests.support.servers import servers_at_hand
 from tests.support.topology import SERVICE, Sentinel, SentinelTopology
 from tests.support.worlds import GROUP, ids, lead, looked, warm
@@ -28,7 +28,7 @@ TWO_SERVERS = [DEFAULT, *[server for server in servers_at_hand() if server.id !=
 
 @pytest.fixture(params=TWO_SERVERS, ids=lambda server: server.id)
 def topology(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SentinelTopology]:
-    with SentinelTopology(tmp_path, request.param) as topology:
+    with SentinelTopology(tmp_path, request.param, calm=True) as topology:
         yield topology
 
 
@@ -123,11 +123,11 @@ def test_nodes_go_on_after_a_failover_and_lose_nothing_that_the_new_master_has(
     nodes = []
     for name in "ab":
         log = RedisLog(topology.url, GROUP, timeout_s=1)
-        nodes.append(Node(KV(), group=GROUP, name=name, log=log, data_dir=tmp_path / name, lease_s=3))
+        nodes.append(Node(KV(), group=GROUP, name=name, log=log, data_dir=tmp_path / name, lease_s=LONG_LEASE_S))
         nodes[-1].start()
     try:
         a, b = nodes
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         a.submit(put("before", 1))
         in_step(a, b)
         topology.master.kill()
