@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -19,7 +20,7 @@ from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_serv
 from tests.conftest import RedisFactory
 from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, in_step, in_thread, put
 from tests.support.servers import servers_at_hand
-from tests.support.topology import SERVICE, Sentinel, SentinelTopology
+from tests.support.topology import CALM_MS, SERVICE, Sentinel, SentinelTopology
 from tests.support.worlds import GROUP, ids, lead, looked, warm
 
 DEFAULT = find_server()
@@ -170,12 +171,16 @@ def binary(request: pytest.FixtureRequest) -> ServerBinary:
 
 @pytest.fixture
 def sentinel_of(tmp_path: Path, binary: ServerBinary) -> Iterator[Callable[..., Sentinel]]:
-    """Start the one sentinel of a server, which may have further lines in its configuration."""
+    """Start the one sentinel of a server, which may have further lines in its configuration.
+
+    It never takes the server for dead: for redis-py there is no master then.
+    """
     sentinels: list[Sentinel] = []
 
     def start(server: RedisServer, *lines: str) -> Sentinel:
         assert server.port is not None
-        sentinels.append(Sentinel(tmp_path / "sentinel", binary=binary, master=server.port, quorum=1, lines=lines))
+        told: dict[str, Any] = {"master": server.port, "quorum": 1, "lines": lines, "down_after_ms": CALM_MS}
+        sentinels.append(Sentinel(tmp_path / "sentinel", binary=binary, **told))
         sentinels[-1].start()
         return sentinels[-1]
 
@@ -208,7 +213,7 @@ def test_a_replica_that_is_said_to_be_the_master_is_not_taken(
     redis_factory: RedisFactory, binary: ServerBinary, sentinel_of: Callable[..., Sentinel]
 ) -> None:
     server = redis_factory(binary=binary, unix_socket=False, port=0)
-    sentinel = sentinel_of(server, f"sentinel down-after-milliseconds {SERVICE} 60000")
+    sentinel = sentinel_of(server)
     log = RedisLog(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}", GROUP)
     author = warm(log)
     with redis.Redis(port=server.port or 0) as admin:
