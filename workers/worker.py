@@ -106,6 +106,29 @@ class Worker(rq.Worker):
         if self.asked.is_set():  # before there was a process that could be told
             self._break_off()
 
+    def perform_job(self, job: Any, queue: Any, execution: Any) -> bool:
+        """In the process of a job: do it, unless it was cancelled since it was taken. From here on it is stopped."""
+        if self._begins(job):
+            return bool(super().perform_job(job, queue, execution))
+        with self.connection.pipeline() as pipe:
+            pipe.lrem(queue.intermediate_queue_key, 1, job.id)
+            self.cleanup_execution(job, pipe, execution)
+            pipe.execute()
+        return False
+
+    def _begins(self, job: Any) -> bool:
+        begins = True
+
+        def begin(pipe: Any) -> None:
+            nonlocal begins
+            begins = pipe.hget(job.key, "status") != JobStatus.CANCELED.value.encode()
+            pipe.multi()
+            if begins:
+                pipe.hset(job.key, mapping={"status": JobStatus.STARTED.value, "worker_name": self.name})
+
+        self.connection.transaction(begin, job.key)
+        return begins
+
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """End the present job: one that can be broken off gets the time to do that in order."""
         if not self.horse_pid:  # RQ would kill the process group of this process
