@@ -37,10 +37,11 @@ _WAITS = Lasting("worker.waits", "worker.works", "works again")
 PAUSE_S_MIN = 0.2
 PAUSE_S_MAX = 10.0
 
+#: Those that may be sent to a worker, or to all that a terminal has.
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 
 #: How long a worker waits for a job, or for Redis, before it looks again whether it was asked to end.
 WAIT_S = 5
-
 
 #: A drill ends its processes in order within this time, also on a busy machine.
 BREAKS_OFF_WITHIN_S = 30.0
@@ -61,6 +62,9 @@ class Worker(rq.Worker):
         self.asked = threading.Event()
         self._due = DueJobs(self.queues[0])
         self._breaks_off = False
+        #: Whether RQ's loop runs. Raised before or after it, an exception keeps the worker from taking its leave, and
+        #: whoever has a job waits for it.
+        self._turns = False
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Finish the present job, then end. After that SIGTERM and SIGINT end the job; other signals have no effect.
@@ -70,7 +74,8 @@ class Worker(rq.Worker):
         if not self.asked.is_set():
             self.asked.set()
             self._break_off()
-            super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+            if self._turns:
+                super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def execute_job(self, job: Any, queue: Any) -> None:
         """Have it done in a process of its own, unless it was cancelled in the moment in which it was taken."""
@@ -85,8 +90,49 @@ class Worker(rq.Worker):
         super().execute_job(job, queue)
         self._breaks_off = False
 
+    def fork_work_horse(self, job: Any, queue: Any) -> None:
+        """As in RQ, except that whoever is to be ended in this moment hears of it.
+
+        The new process has the handlers of this one until it has its own, so signals wait that long. It has a process
+        group of its own from here on: RQ kills the group.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            super().fork_work_horse(job, queue)
+            with contextlib.suppress(OSError):  # it did that itself, or has ended
+                os.setpgid(self.horse_pid, self.horse_pid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if self.asked.is_set():  # before there was a process that could be told
+            self._break_off()
+
+    def perform_job(self, job: Any, queue: Any, execution: Any) -> bool:
+        """In the process of a job: do it, unless it was cancelled since it was taken. From here on it is stopped."""
+        if self._begins(job):
+            return bool(super().perform_job(job, queue, execution))
+        with self.connection.pipeline() as pipe:
+            pipe.lrem(queue.intermediate_queue_key, 1, job.id)
+            self.cleanup_execution(job, pipe, execution)
+            pipe.execute()
+        return False
+
+    def _begins(self, job: Any) -> bool:
+        begins = True
+
+        def begin(pipe: Any) -> None:
+            nonlocal begins
+            begins = pipe.hget(job.key, "status") != JobStatus.CANCELED.value.encode()
+            pipe.multi()
+            if begins:
+                pipe.hset(job.key, mapping={"status": JobStatus.STARTED.value, "worker_name": self.name})
+
+        self.connection.transaction(begin, job.key)
+        return begins
+
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """End the present job: one that can be broken off gets the time to do that in order."""
+        if not self.horse_pid:  # RQ would kill the process group of this process
+            return
         if not self._break_off() or self.asked.is_set():
             super().kill_horse(sig)
             return
@@ -121,6 +167,7 @@ class Worker(rq.Worker):
     def should_run_maintenance_tasks(self) -> bool:
         """Whether they are due. RQ asks at each turn, before it fetches a job: so nothing that was fetched is lost, and
         what is due now is fetched next."""
+        self._turns = True
         if self.asked.is_set():
             raise StopRequested
         # Redis may have forgotten it while it, or this machine, was away.
@@ -130,15 +177,21 @@ class Worker(rq.Worker):
 
     def teardown(self) -> None:
         """Leave what is due to the other workers."""
+        self._turns = False
         if not self.is_horse:
             self._due.release_locks()  # type: ignore[no-untyped-call]
         super().teardown()  # type: ignore[no-untyped-call]
 
     def setup_work_horse_signals(self) -> None:
-        """In the process of a job: ignore signals that a terminal sends to all processes. The worker handles them."""
+        """In the process of a job: ignore signals that a terminal sends to all processes. The worker handles them.
+
+        SIGTERM waits until a job that can be broken off heeds it: `Interruption` lets it through.
+        """
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
         for number in (signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
+        waits = {signal.SIGTERM} if self._breaks_off else set()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS - waits)
 
 
 def work(make: Callable[[], Worker]) -> None:

@@ -42,11 +42,19 @@ class DueJobs(RQScheduler):
         registry = ScheduledJobRegistry(queue=self._queue)  # type: ignore[no-untyped-call]
         now = datetime.now(tz=UTC)
         for raw in self._connection.zrangebyscore(registry.key, 0, int(now.timestamp())):
-            id = raw.decode("utf-8", "replace")
-            with self._connection.pipeline() as pipe:
-                pipe.zrem(registry.key, raw)
-                if self._connection.exists(OwnJob.key_for(id)):
-                    fields = {"status": JobStatus.QUEUED.value, "enqueued_at": utcformat(now)}
-                    pipe.hset(OwnJob.key_for(id), mapping=fields)
-                    pipe.rpush(self._queue.key, id)
-                pipe.execute()
+            self._enqueue_due(registry.key, raw, now)
+
+    def _enqueue_due(self, registry_key: str, raw: bytes, now: datetime) -> None:
+        """Unless it is cancelled, or deleted, in this moment."""
+        id = raw.decode("utf-8", "replace")
+
+        def enqueue(pipe: Any) -> None:
+            is_due = pipe.zscore(registry_key, raw) is not None and pipe.exists(OwnJob.key_for(id))
+            pipe.multi()
+            pipe.zrem(registry_key, raw)
+            if is_due:
+                fields = {"status": JobStatus.QUEUED.value, "enqueued_at": utcformat(now)}
+                pipe.hset(OwnJob.key_for(id), mapping=fields)
+                pipe.rpush(self._queue.key, id)
+
+        self._connection.transaction(enqueue, registry_key, OwnJob.key_for(id))

@@ -220,6 +220,8 @@ class JobQueue:
                     return self._result(id, name, status)
             time.sleep(POLL_EVERY_S)
         status, _ = self._look(id, name)
+        if status.value in ENDED:  # since the last look
+            return self._result(id, name, status)
         self._look_after_worker(id, status)
         hint = f"`replicator jobs list` shows it, `replicator jobs cancel {id}` ends it"
         raise TimeoutError(f"job {id} is still {status.value}; {hint}")
@@ -267,14 +269,20 @@ class JobQueue:
         """All jobs that Redis has of this queue: those to come, then those that run, then those that are over."""
         self._give_up_abandoned()
         with self.translated("list"):
-            ids: dict[str, None] = {}
+            found = [facts for id in self._ids() if (facts := self._facts(id)) is not None]
+        return sorted(found, key=lambda job: (job.job_status in ENDED, job.due_at or job.asked_at or 0))
+
+    def _ids(self) -> dict[str, None]:
+        """Of all jobs, looked for in one step: one that moves from one list to another is in one of them."""
+        with self._client.pipeline(transaction=True) as pipe:
             # A job is in the second of these lists while a worker takes it, or if that is killed in this moment.
             for key in (self._queue.key, self._queue.intermediate_queue_key):
-                ids |= dict.fromkeys(_text(each) for each in self._client.lrange(key, 0, -1))
+                pipe.lrange(key, 0, -1)
             for registry in self._registries().values():
-                ids |= dict.fromkeys(_text(each).partition(":")[0] for each in self._client.zrange(registry.key, 0, -1))
-            found = [facts for id in ids if (facts := self._facts(id)) is not None]
-        return sorted(found, key=lambda job: (job.job_status in ENDED, job.due_at or job.asked_at or 0))
+                pipe.zrange(registry.key, 0, -1)
+            queued, taken, *registered = pipe.execute()
+        ids = [_text(each) for each in (*queued, *taken)]
+        return dict.fromkeys(ids + [_text(each).partition(":")[0] for found in registered for each in found])
 
     def job(self, id: str) -> JobFacts:
         """Raises `NoSuchJob` if this group has none of that id."""
@@ -330,10 +338,8 @@ class JobQueue:
             return facts
         with self.translated(id):
             job = OwnJob.fetch(id, connection=self._client, serializer=PlainPickle)
-            if facts.job_status == JobStatus.STARTED:
+            if not self._called_off(job):
                 send_command(self._client, str(job.worker_name), "stop-job", job_id=id)
-            else:
-                job.cancel()
         deadline = time.monotonic() + STOPS_WITHIN_S
         self._give_up_abandoned()
         while (facts := self.job(id)).job_status not in ENDED:
@@ -342,6 +348,22 @@ class JobQueue:
                 raise TimeoutError(f"job {id} is still {facts.job_status}: its worker does not end it; {hint}")
             time.sleep(POLL_EVERY_S)
         return facts
+
+    def _called_off(self, job: OwnJob) -> bool:
+        """Cancel the job, unless a worker has begun it at this moment; whether it did not."""
+        begun = False
+
+        def cancel(pipe: Any) -> None:
+            nonlocal begun
+            status, worker = pipe.hmget(job.key, "status", "worker_name")
+            begun = status == JobStatus.STARTED.value.encode()
+            job.worker_name = _text(worker or b"")
+            pipe.multi()
+            if not begun and status != JobStatus.CANCELED.value.encode():
+                job.cancel(pipeline=pipe)
+
+        self._client.transaction(cancel, job.key)
+        return not begun
 
     def _give_up_abandoned(self) -> None:
         """Have RQ call those failed whose worker was killed. (Workers do that, but not if there is none.)"""

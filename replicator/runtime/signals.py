@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import TypeVar
 
-__all__ = ["ending", "on_end"]
+__all__ = ["Interruption", "ending", "on_end"]
+
+T = TypeVar("T")
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 #: Whoever sends one of these means this process, however it was started.
 ALWAYS = (signal.SIGTERM, signal.SIGINT)
@@ -31,3 +36,46 @@ def on_end(handle: Callable[[int, FrameType | None], object]) -> None:
     """Have `handle` called for each of them, also for the second and third. On the main thread only."""
     for number in ending():
         signal.signal(number, handle)
+
+
+class Interruption:
+    """A context: the first of these signals interrupts what is to meet it (`meets`), and no later one does anything.
+
+    What comes first in it and what cleans up is not interrupted: a signal that comes before `meets` is met there, and
+    one that comes after it is not met at all. Also after the context, whoever was asked to end is about to, and further
+    signals are ignored: an impatient second Ctrl-C must not make that look like a failure. On the main thread only.
+
+    Whoever starts a process may block these signals in it, so that none comes too early: here they are let through.
+    """
+
+    def __init__(self) -> None:
+        self._asked = self._met = False
+        self._before: dict[signal.Signals, Handler] = {}
+
+    def __enter__(self) -> Interruption:
+        self._before = {number: signal.signal(number, self._interrupt) for number in ending()}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before)
+        return self
+
+    def meets(self, work: Callable[[], T]) -> T | None:
+        """What `work` gives; None if a signal ended it, which it meets as a KeyboardInterrupt."""
+        # Twice `try`: the signal may come while the inner one ends.
+        try:
+            try:
+                self._met = True
+                if self._asked:
+                    return None
+                return work()
+            finally:
+                self._met = False
+        except KeyboardInterrupt:
+            return None
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        first, self._asked = not self._asked, True
+        if first and self._met:
+            raise KeyboardInterrupt
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if self._asked else handler)

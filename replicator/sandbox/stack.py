@@ -33,16 +33,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import quote
 
 from ..errors import ConfigError, ReplicatorError
 from ..runtime import checks
 from ..runtime.process import Owner
-from ..runtime.signals import ending
+from ..runtime.signals import Interruption
 from ..storage import disk
 from .free_ports import free_ports
 from .marked_processes import LEFTOVER_TIMEOUT_S, TOKEN_VARIABLE, end_processes
@@ -51,6 +51,8 @@ from .requirements import check_installed
 from .supervisord import ASK_TIMEOUT_S, Control
 
 __all__ = ["DevStack", "find_conf"]
+
+T = TypeVar("T")
 
 DEFAULT_DIRECTORY = Path(".replicator/sandbox/stack")
 
@@ -170,31 +172,41 @@ class DevStack:
         self._lock.close()
         self._lock, self._guard, self._supervisord, self._token = None, None, None, ""
 
-    def run(self, on_ready: Callable[[DevStack], None] = lambda _: None, *, stay: bool = True) -> None:
+    def run(self, on_ready: Callable[[DevStack], None] = lambda _: None) -> None:
         """Start, wait until ready, call `on_ready`, stay until a signal ends it (`runtime/signals.py`), end everything.
 
-        Without `stay` it ends when `on_ready` has returned. To be called on the main thread. Returns after one of these
-        signals, which `on_ready` meets as a KeyboardInterrupt, and the process then ignores further ones.
+        To be called on the main thread. Returns after one of these signals, which `on_ready` meets as a
+        KeyboardInterrupt, and the process then ignores further ones.
 
         Raises:
             ReplicatorError: the stack did not start, or supervisord ended unasked.
         """
-        with _signals_interrupt():
-            try:
-                self.start()
-                self.wait_ready()
-                on_ready(self)
-                if not stay:
-                    return
-                assert self._supervisord is not None
-                code = self._supervisord.wait()
-                raise ReplicatorError(
-                    f"supervisord ended unasked, with exit code {code}\n{self.log_tail('supervisord')}"
-                )
-            except KeyboardInterrupt:
-                pass
-            finally:
-                self.stop()
+
+        def stay(_: DevStack) -> None:
+            on_ready(self)
+            assert self._supervisord is not None
+            code = self._supervisord.wait()
+            raise ReplicatorError(f"supervisord ended unasked, with exit code {code}\n{self.log_tail('supervisord')}")
+
+        with Interruption() as interruption:
+            self.run_until(interruption, stay)
+
+    def run_until(self, interruption: Interruption, on_ready: Callable[[DevStack], T]) -> T | None:
+        """Start, wait until ready, call `on_ready`, end everything; what that gave. None: it was interrupted.
+
+        Raises:
+            ReplicatorError: the stack did not start.
+        """
+
+        def work() -> T:
+            self.start()
+            self.wait_ready()
+            return on_ready(self)
+
+        try:
+            return interruption.meets(work)
+        finally:
+            self.stop()
 
     # What runs
 
@@ -456,32 +468,6 @@ def _answers_http(port: int) -> bool:
         return True
     finally:
         connection.close()
-
-
-@contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Let the first signal that asks us to end raise KeyboardInterrupt, and ignore later ones from then on.
-
-    Also after this context: whoever was asked to end is about to, and an impatient second Ctrl-C must not make that
-    look like a failure.
-    """
-    asked = False
-
-    def interrupt(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    numbers = ending()
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        if not asked:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _guard(directory: Path) -> None:

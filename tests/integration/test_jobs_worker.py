@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,92 @@ jobs.main()
     assert workers_of(any_redis.url) == []  # it took its leave
 
 
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A directory for temporary files, in which a drill finds the path of a socket short enough."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+#: A worker whose drill stands still in one place of its beginning, until somebody says that it may go on.
+HELD = """
+import time
+from pathlib import Path
+from replicator.sandbox import drill
+from replicator.workers import jobs, worker
+
+def held(work, *, first):
+    def hold(*args, **options):
+        if first:
+            wait()
+        result = work(*args, **options)
+        if not first:
+            wait()
+        return result
+    return hold
+
+def wait():
+    Path({directory!r}, "held").touch()
+    while not Path({directory!r}, "go").exists():
+        time.sleep(0.02)
+
+{where}
+jobs.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param(
+            "worker.Worker.prepare_execution = held(worker.Worker.prepare_execution, first=False)",
+            id="before it has a process",
+        ),
+        pytest.param(
+            "worker.Worker.setup_work_horse_signals = held(worker.Worker.setup_work_horse_signals, first=True)",
+            id="before that has handlers",
+        ),
+        pytest.param("drill.run = held(drill.run, first=True)", id="before it heeds a signal"),
+    ],
+)
+def test_a_worker_ends_a_drill_in_order_that_has_only_begun(
+    any_redis: RedisServer, tmp_path: Path, short_tmp: Path, where: str
+) -> None:
+    log = tmp_path / "worker.log"
+    program = HELD.format(directory=str(tmp_path), where=where)
+    working = start_worker(any_redis.url, log, "-c", program, TMPDIR=str(short_tmp))
+    with JobQueue(any_redis.url, "g") as queue:
+        id = queue.ask("drill", {"faults": ["kill"]}).id
+        eventually((tmp_path / "held").exists)
+        working.send_signal(signal.SIGTERM)
+        eventually(lambda: was_asked_to_end(any_redis.url))
+        (tmp_path / "go").touch()
+        assert working.wait(WAIT_S) == 0, log.read_text()
+        job = queue.job(id)
+    assert job.problem == "it was asked to end before it was done; nothing of it runs any more", log.read_text()
+    assert list(short_tmp.iterdir()) == []
+
+
+def test_a_worker_that_is_asked_to_end_before_its_first_turn_takes_its_leave(
+    any_redis: RedisServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    where = "worker.Worker._install_signal_handlers = held(worker.Worker._install_signal_handlers, first=False)"
+    working = start_worker(any_redis.url, log, "-c", HELD.format(directory=str(tmp_path), where=where))
+    eventually((tmp_path / "held").exists)
+    assert workers_of(any_redis.url)
+    working.send_signal(signal.SIGTERM)
+    (tmp_path / "go").touch()
+    assert working.wait(PATIENCE_S) == 0, log.read_text()
+    assert workers_of(any_redis.url) == []
+
+
+def was_asked_to_end(url: str) -> bool:
+    """Whether the only worker handled a signal. (It writes that down after it told the process of its job.)"""
+    with client_for(url) as client:
+        return any(client.hexists(name, "shutdown_requested_date") for name in client.smembers("rq:workers"))
+
+
 def test_a_worker_that_was_thrown_out_by_a_failover_begins_anew(redis_factory: RedisFactory, tmp_path: Path) -> None:
     server = redis_factory()
     process = start_worker(server.url, tmp_path / "worker.log")
@@ -113,6 +200,7 @@ def test_a_worker_that_was_thrown_out_by_a_failover_begins_anew(redis_factory: R
     server.kill()
     server.start()
     # then, whatever RQ made of it, jobs are run again
+    eventually(lambda: workers_of(server.url), "it reports again")
     with pytest.raises(JobFailed):
         run(server.url, "snapshot", wait_s=WAIT_S)
     process.send_signal(signal.SIGTERM)

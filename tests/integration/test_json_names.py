@@ -5,7 +5,9 @@ All of it comes from real commands on a real group, and from the HTTP of a node;
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +38,7 @@ from replicator.web.failures import Failure, problem
 from replicator.web.redirect import redirect_to
 from tests.support.golden_json import GOLDEN, kept_or_rewritten
 from tests.support.json_names import TYPES, documented, names_in, wrong_types
-from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, put
+from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, Group, eventually, in_step, put
 from tests.support.node_process import NodeProcess
 from tests.support.opaque import KIB, Text, pieces
 from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, with_term
@@ -64,7 +66,25 @@ REPORT = Report(
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
-    """What each command gave, by the section of the document that is about it."""
+    """What each command gave, by the section of the document that is about it.
+
+    It takes many processes and half a minute, so those who test at the same time have it made once.
+    """
+    run_of_tests = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run_of_tests is None:
+        return _made(tmp_path_factory)
+    path = tmp_path_factory.getbasetemp().with_name(f"given-{run_of_tests}.json")
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            draft = path.with_suffix(".new")
+            draft.write_text(json.dumps(_made(tmp_path_factory)))
+            draft.rename(path)
+        made: Given = json.loads(path.read_text())
+    return made
+
+
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Given:
     directory = tmp_path_factory.mktemp("group")
     world = RedisWorld(find_server(), tmp_path_factory.mktemp("redis"))
     given: Given = {}
@@ -86,7 +106,9 @@ def _keys(path: Path) -> Any:
 def _node(world: RedisWorld, directory: Path, name: str) -> Node:
     data_dir = directory / name
     url = world.server.url
-    return Node(Registry(), group="g", name=name, redis=url, data_dir=data_dir, lease_s=5.0, on_restart="standby")
+    return Node(
+        Registry(), group="g", name=name, redis=url, data_dir=data_dir, lease_s=LONG_LEASE_S, on_restart="standby"
+    )
 
 
 def _of_a_group(world: RedisWorld, directory: Path) -> Given:
@@ -153,8 +175,8 @@ def _of_a_skip(world: RedisWorld, directory: Path) -> Given:
         return _run("--redis", world.server.url, "--group", "s", *args, "--output", "json")
 
     url = world.server.url
-    with Node(_Failing(), group="s", name="a", redis=url, data_dir=directory / "a", lease_s=3.0) as a:
-        a.promote()
+    with Node(_Failing(), group="s", name="a", redis=url, data_dir=directory / "a", lease_s=LONG_LEASE_S) as a:
+        a.promote(timeout_s=PATIENCE_S)
         with pytest.raises(Stalled):
             a.submit(put("k", 1))
         skip = ("skip", "1-2", "--on", "a", "--reason", "poison")

@@ -127,7 +127,7 @@ class Stack:
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(60)
+                self._process.wait(3 * PATIENCE_S)
             finally:
                 self._process.kill()
 
@@ -221,7 +221,7 @@ def test_a_node_in_a_wrapper_of_ours_gives_its_lease_back_without_a_supervisor(s
         os.kill(child, signal.SIGKILL)
         # then
         eventually(lambda: stack.leads("b"), "b leads", patience_s=180)
-        assert wrapper.wait(60) == 128 + signal.SIGKILL
+        assert wrapper.wait(PATIENCE_S) == 128 + signal.SIGKILL
     finally:
         wrapper.terminate()  # which it passes on: killed, it would leave the node behind
-        wrapper.wait(60)
+        wrapper.wait(PATIENCE_S)

@@ -28,6 +28,9 @@ TIMEOUT_S = 0.5
 LEASE_S = 27.0
 LATE_S = 6.0
 
+#: Within this time what is to be sent, and to get no answer, is sent, also by a busy machine.
+SENT_S = 3.0
+
 #: A lease that only a hang costs, and no busy machine.
 STEADY_S = 4.5
 
@@ -236,7 +239,7 @@ def test_what_has_no_answer_is_settled_before_anything_else_is_written(proxy: Pr
     a.submit(push("before"))
     proxy.stall("replies")
     with pytest.raises(OutcomeUnknown):
-        a.submit(push("perhaps"), timeout_s=TIMEOUT_S)
+        a.submit(push("perhaps"), timeout_s=SENT_S)
     with pytest.raises(LogUnavailable) as caught:
         a.submit(push("certainly not"), timeout_s=TIMEOUT_S)
     assert type(caught.value) is LogUnavailable, "nothing was written"
@@ -250,11 +253,11 @@ def test_who_has_more_time_is_not_told_when_that_of_another_one_is_over(proxy: P
     a = nodes.primary("a", proxy.url)
     a.submit(push("before"))
     proxy.stall("replies")
-    hasty = in_thread(lambda: time_of(lambda: a.submit(push("hasty"), timeout_s=TIMEOUT_S)))
+    hasty = in_thread(lambda: time_of(lambda: a.submit(push("hasty"), timeout_s=SENT_S)))
     patient = [in_thread(lambda number=number: a.submit(push(number), timeout_s=PATIENCE_S)) for number in range(5)] + [
         in_thread(lambda: asyncio.run(a.asubmit(push("task"), timeout_s=PATIENCE_S)))
     ]
-    assert hasty() < TIMEOUT_S + LATE_S
+    assert hasty() < SENT_S + LATE_S
     proxy.go()
     assert len({each() for each in patient}) == 6, "each has its own place"
     assert sorted(map(str, pushed(a))) == sorted(["before", "hasty", *map(str, range(5)), "task"])
@@ -358,7 +361,7 @@ def test_a_write_without_an_answer_does_not_cost_the_lease(proxy: Proxy, nodes: 
     with Watch(a):
         proxy.hold_requests(matching=sha_of("append"))
         with pytest.raises(OutcomeUnknown):
-            a.submit(push("held"), timeout_s=0.2)
+            a.submit(push("held"), timeout_s=SENT_S)
         time.sleep(2 * STEADY_S)  # the keeper tries to settle it, again and again
         proxy.release_requests()
     a.submit(push("after"), timeout_s=PATIENCE_S)

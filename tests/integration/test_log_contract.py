@@ -52,10 +52,10 @@ def test_its_size_is_told_in_records_and_in_bytes_that_redis_needs_for_them(log:
 
 
 def test_a_promotion_sets_the_lease_and_a_renewal_extends_it(log: Log) -> None:
-    author = lead(log, lease_ms=1_000)
-    assert 0 < (log.look().lease_ms or 0) <= 1_000
-    assert log.renew(author.writer, 1, 50_000) == Reply(Code.OK)
-    assert 1_000 < (log.look().lease_ms or 0) <= 50_000
+    author = lead(log, lease_ms=1_000_000)
+    assert 0 < (log.look().lease_ms or 0) <= 1_000_000
+    assert log.renew(author.writer, 1, 50_000_000) == Reply(Code.OK)
+    assert 1_000_000 < (log.look().lease_ms or 0) <= 50_000_000
 
 
 def test_a_lease_says_who_has_it_and_for_how_long(log: Log) -> None:
@@ -65,7 +65,7 @@ def test_a_lease_says_who_has_it_and_for_how_long(log: Log) -> None:
     lease = LeaseText.parse(look.lease)
     assert lease is not None
     assert lease[:2] == ("1 a 1", 50_000)
-    assert abs(lease.granted_ms - look.now_ms) < 10_000
+    assert abs(lease.granted_ms - look.now_ms) < 60_000
     log.give_back(author.writer, 1)
     assert log.look().lease == ""
 
@@ -73,9 +73,9 @@ def test_a_lease_says_who_has_it_and_for_how_long(log: Log) -> None:
 def test_a_lease_of_which_the_server_says_that_it_is_longer_than_it_can_be_is_as_long_as_it_can_be(
     world: World, log: Log
 ) -> None:
-    lead(log, lease_ms=1_000)
+    lead(log, lease_ms=60_000)
     world.stretch_lease()
-    assert log.look().lease_ms == 1_000
+    assert log.look().lease_ms == 60_000
 
 
 def test_a_lease_runs_out(log: Log) -> None:
@@ -251,11 +251,11 @@ def test_a_heartbeat_is_seen_with_its_age_by_the_clock_of_the_server(log: Log) -
         candidate=True, log_id=LOG_ID, problem="the log is lost",
     )  # fmt: skip
     log.beat(heartbeat)
-    log.beat(Heartbeat("b", "b1", in_sync=False, http="http://b", stalled="apply failed"))
+    log.beat(Heartbeat("b", "b1", every_ms=60_000, in_sync=False, http="http://b", stalled="apply failed"))
     time.sleep(0.06)
     heartbeats = log.look().heartbeats
     assert heartbeats["a"]._replace(age_ms=0, beaten_at=0) == heartbeat
-    assert 50 <= heartbeats["a"].age_ms < 5_000
+    assert 50 <= heartbeats["a"].age_ms < 60_000
     assert (heartbeats["a"].alive, heartbeats["b"].alive) == (False, True)
     log.beat(heartbeat._replace(boot="a2"))
     assert log.look().heartbeats["a"].boot == "a2"

@@ -22,9 +22,21 @@ from replicator.log.redis_log import RedisLog
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
-from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
+from tests.support.kv import (
+    KV,
+    LONG_LEASE_S,
+    PATIENCE_S,
+    eventually,
+    in_step,
+    in_thread,
+    push,
+    pushed,
+    put,
+    submitted,
+)
 
-LEASE_S = 2.0
+#: Of nodes that are to lose it. A stalled connection is not waited for longer than that.
+SHORT: dict[str, float] = {"lease_s": 2.0, "timeout_s": 0.5}
 
 
 class Nodes:
@@ -34,10 +46,9 @@ class Nodes:
         self.directory = directory
         self.nodes: list[Node] = []
 
-    def start(self, name: str, url: str, **options: Any) -> Node:
-        # A short timeout, so that a stalled connection is not waited for longer than a lease.
-        log = RedisLog(url, "g", timeout_s=0.5)
-        options = {"lease_s": LEASE_S} | options
+    def start(self, name: str, url: str, *, timeout_s: float = PATIENCE_S, **options: Any) -> Node:
+        log = RedisLog(url, "g", timeout_s=timeout_s)
+        options = {"lease_s": LONG_LEASE_S} | options
         node = Node(KV(), group="g", name=name, log=log, data_dir=self.directory / name, **options)
         self.nodes.append(node)
         node.start()
@@ -109,12 +120,12 @@ class Load:
 
 class TestEveryServer:
     def test_promote_write_fail_over_and_come_back(self, redis_server: RedisServer, nodes: Nodes) -> None:
-        a, b = (nodes.start(name, redis_server.url, lease_s=5.0) for name in "ab")
-        assert a.promote() == 1
+        a, b = (nodes.start(name, redis_server.url) for name in "ab")
+        assert a.promote(timeout_s=PATIENCE_S) == 1
         assert [a.submit(push(i)) for i in range(5)] == [1, 2, 3, 4, 5]
-        with b.reading(fresh=True) as state:
+        with b.reading(fresh=True, timeout_s=PATIENCE_S) as state:
             assert state.pushed == list(range(5))
-        assert b.promote() == 2
+        assert b.promote(timeout_s=PATIENCE_S) == 2
         assert b.submit(push(5)) == 6
         b.publish()
         in_step(a, b)
@@ -139,8 +150,8 @@ class TestEveryServer:
         log.close()
 
     def test_a_snapshot_of_many_parts_builds_a_new_node(self, redis_server: RedisServer, nodes: Nodes) -> None:
-        a = nodes.start("a", redis_server.url, lease_s=5.0)
-        a.promote()
+        a = nodes.start("a", redis_server.url)
+        a.promote(timeout_s=PATIENCE_S)
         for i in range(60):
             a.submit(put(f"k{i}", random.Random(i).randbytes(12 * 1024).hex()))
         a.publish()
@@ -165,8 +176,8 @@ class TestNetwork:
     @pytest.fixture
     def pair(self, proxy: Proxy, any_redis: RedisServer, nodes: Nodes) -> tuple[Node, Node]:
         """A primary behind the proxy, and a standby that is not."""
-        a, b = nodes.start("a", proxy.url), nodes.start("b", any_redis.url)
-        a.promote()
+        a, b = nodes.start("a", proxy.url, **SHORT), nodes.start("b", any_redis.url, **SHORT)
+        a.promote(timeout_s=PATIENCE_S)
         return a, b
 
     def test_lost_answers_neither_lose_nor_repeat_a_write(self, proxy: Proxy, pair: tuple[Node, Node]) -> None:
@@ -207,15 +218,16 @@ class TestNetwork:
         load.check(a, b)
 
     def test_an_append_that_is_executed_long_after_it_was_sent_lands_once_or_never(
-        self, proxy: Proxy, pair: tuple[Node, Node]
+        self, proxy: Proxy, any_redis: RedisServer, nodes: Nodes
     ) -> None:
-        a, b = pair
+        a, b = nodes.start("a", proxy.url), nodes.start("b", any_redis.url)
+        a.promote(timeout_s=PATIENCE_S)
         a.submit(push("first"))
         proxy.hold_requests(matching=b'"kind":"change"')
         written = in_thread(lambda: a.submit(push("late")))
-        proxy.wait_held()
+        proxy.wait_held(timeout_s=PATIENCE_S)
         proxy.cut()
-        b.promote()
+        b.promote(timeout_s=PATIENCE_S)
         b.submit(push("next"))
         proxy.release_requests()
         with pytest.raises((Fenced, OutcomeUnknown, NotPrimary)):
@@ -234,7 +246,7 @@ class TestNetwork:
         proxy.cut()
         eventually(lambda: a.lease_ms is None)
         log = RedisLog(any_redis.url, "g")
-        assert ops.promote(log, "b", by="test").term == 2
+        assert ops.promote(log, "b", by="test", timeout_s=PATIENCE_S).term == 2
         leads = b
         load.more()
         assert a.role == "primary"  # it cannot know
@@ -256,7 +268,7 @@ class TestNetwork:
         for target in (b, a, b, a):
             load.more()
             proxy.drop_reply_after(1, matching=b"EVALSHA")
-            ops.promote(log, target.name, by="test")
+            ops.promote(log, target.name, by="test", timeout_s=PATIENCE_S)
             leads = target
         load.more()
         load.end()
@@ -271,7 +283,7 @@ class TestRestart:
     ) -> None:
         server = redis_factory()
         a, b = nodes.start("a", server.url), nodes.start("b", server.url)
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         load = Load(lambda: a)
         load.more()
         server.kill()
@@ -293,14 +305,14 @@ class TestRestart:
         eventually(lambda: "not available" in a.problem)
         server.start()
         eventually(lambda: a.problem == "")
-        assert a.promote() == 1
+        assert a.promote(timeout_s=PATIENCE_S) == 1
 
     def test_a_redis_that_pauses_longer_than_the_lease_is_waited_for(
         self, redis_factory: Callable[..., RedisServer], nodes: Nodes
     ) -> None:
         server = redis_factory()
-        a, b = nodes.start("a", server.url), nodes.start("b", server.url)
-        a.promote()
+        a, b = nodes.start("a", server.url, **SHORT), nodes.start("b", server.url, **SHORT)
+        a.promote(timeout_s=PATIENCE_S)
         load = Load(lambda: a)
         load.more()
         server.pause()
@@ -319,7 +331,7 @@ class TestForeignHead:
         self, any_redis: RedisServer, nodes: Nodes
     ) -> None:
         a, b = nodes.start("a", any_redis.url), nodes.start("b", any_redis.url)
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         a.submit(push("x"))
         in_step(a, b)
         key = "replicator:{g}:head"
@@ -342,7 +354,7 @@ class TestForeignHead:
 
     def test_a_head_that_is_put_right_again_costs_nothing(self, any_redis: RedisServer, nodes: Nodes) -> None:
         a = nodes.start("a", any_redis.url)
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         with redis.Redis.from_url(any_redis.url) as client:
             boot = client.hget("replicator:{g}:head", "boot")
             client.hdel("replicator:{g}:head", "boot")
@@ -360,12 +372,11 @@ class TestAMasterThatTakesNoWrites:
         self, nodes: Nodes, redis_factory: RedisFactory, redis_binary: ServerBinary
     ) -> None:
         redis_server = redis_factory(binary=redis_binary)
-        a, b = (nodes.start(name, redis_server.url) for name in "ab")
-        a.promote()
-        a.submit(push("x"))
+        a, b = (nodes.start(name, redis_server.url, lease_s=2.0) for name in "ab")
+        a.promote(timeout_s=PATIENCE_S)
+        submitted(a, push("x"))
         in_step(a, b)
-        with b.reading(fresh=True) as state:
-            assert state.pushed == ["x"]
+        assert self._fresh(b) == ["x"]
         eventually(lambda: b.lag == (0, 0.0))
         with redis.Redis.from_url(redis_server.url) as admin_client:
             admin_client.config_set("min-replicas-to-write", 1)
@@ -375,7 +386,7 @@ class TestAMasterThatTakesNoWrites:
             for node in (a, b):
                 with (
                     pytest.raises(TimeoutError, match="with a lease that runs"),
-                    node.reading(fresh=True, timeout_s=0.2),
+                    node.reading(fresh=True, timeout_s=2.0),
                 ):
                     pass
                 eventually(lambda node=node: node.lag == (None, None))
@@ -401,7 +412,7 @@ class TestAUserWithoutARight:
             assert client.keys("*") == [], "it does not even report"
             client.execute_command("ACL", "SETUSER", "u", "+hset")
         eventually(lambda: a.problem == "")
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         a.submit(push("x"))
 
     def test_a_write_that_stopped_in_the_middle_lands_once_when_the_right_is_back(
@@ -411,7 +422,7 @@ class TestAUserWithoutARight:
         with redis.Redis.from_url(redis_server.url) as client:
             client.execute_command("ACL", "SETUSER", "u", *self.RULES)
             a, b = (nodes.start(name, f"{redis_server.url}?username=u&password=p") for name in "ab")
-            a.promote()
+            a.promote(timeout_s=PATIENCE_S)
             a.submit(push("before"))
             in_step(a, b)
             client.execute_command("ACL", "SETUSER", "u", "-hset")

@@ -69,8 +69,9 @@ def test_probes_are_answered_and_promises_withdrawn_while_redis_hangs(
 ) -> None:
     a, b = group
     eventually(lambda: b.status("/standby?lag=0&lag_s=60") == 200, "a standby in sync")
-    assert (a.status("/primary"), b.status("/primary")) == (200, 503)
-    assert (a.status("/read-only?lag_s=0"), a.status("/standby")) == (200, 503)
+    # (on a busy machine the primary may have been without its lease for a moment)
+    eventually(lambda: (a.status("/primary"), b.status("/primary")) == (200, 503), "one primary")
+    eventually(lambda: (a.status("/read-only?lag_s=0"), a.status("/standby")) == (200, 503), "no standby")
     with hanging(any_redis):
         # the lease runs out on the node's own clock, and nobody has to tell it
         eventually(lambda: a.status("/primary") == 503, "a primary without a lease")

@@ -210,7 +210,7 @@ def written(
         Values(keys), group=GROUP, name="a", log=log, data_dir=directory, lease_s=30.0, beat_every_s=beat_every_s
     )
     with node:
-        node.promote()
+        node.promote(timeout_s=PATIENCE_S)
         number = keys
         while len(log.complete) < snapshots:
             node.submit([str(number % keys), noise(number, VALUE_BYTES)])

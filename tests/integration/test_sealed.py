@@ -40,7 +40,7 @@ from replicator.storage import forks
 from replicator.storage.fork_writer import StateInFork
 from replicator.storage.keyring import Entry, KeyFile, changed, dropped, new_key, read_entries, write_entries
 from tests.support.jobs import start_worker
-from tests.support.kv import KV, document, eventually, in_step, in_thread, push, pushed, put
+from tests.support.kv import KV, PATIENCE_S, document, eventually, in_step, in_thread, push, pushed, put
 from tests.support.sealed import MARKER, Entries, Intruder, Scene, key_file
 
 
@@ -193,8 +193,7 @@ def test_who_has_no_key_and_who_has_the_wrong_one_is_told_what_to_do(played: Pla
     with pytest.raises(ConfigError, match="give it the group's key file"):
         scene.start("x", key_file="", data_dir=tmp_path / "x")
     x = scene.start("x", key_file=wrong, data_dir=tmp_path / "x")
-    problem = eventually(lambda: x.problem)
-    assert f"which {wrong} does not have: add that one" in problem
+    eventually(lambda: f"which {wrong} does not have: add that one" in x.problem)
     assert not x.leads
     for node in (x, scene.nodes[0]):
         node.stop()
@@ -360,7 +359,7 @@ def attacked(played: Played, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     there = Intruder(url)
     group = Scene(server.url, directory, scene.keys, group="other")
     other = group.start("o")
-    other.promote()
+    other.promote(timeout_s=PATIENCE_S)
     eventually(lambda: other.leads)
     other.submit(put(MARKER, "other"))
     copy = Scene(url, directory, scene.keys)
@@ -385,9 +384,7 @@ def test_what_somebody_without_the_key_does_to_the_log_is_refused_and_named(
     assert "key" in str(raised.value)
     node = attacked.scene.start("reader", data_dir=tmp_path / "reader")
     try:
-        problem = eventually(lambda: node.problem)
-        assert bad in problem
-        assert "key" in problem
+        eventually(lambda: bad in node.problem and "key" in node.problem, f"a word about {bad}")
         assert node.position.id < RecordId.parse(bad)
     finally:
         node.stop()
@@ -396,7 +393,7 @@ def test_what_somebody_without_the_key_does_to_the_log_is_refused_and_named(
 
 def test_a_forged_heartbeat_and_a_forged_ack_count_for_nothing_and_are_named(played: Played) -> None:
     scene = played.scene
-    leader = next(node for node in scene.nodes if node.leads)
+    leader = eventually(lambda: next((node for node in scene.nodes if node.leads), None))
     intruder = Intruder(played.server.url)
     intruder.redis.hdel(intruder.key("nodes"), "x")
     beats = intruder.redis.hgetall(intruder.key("nodes"))
@@ -411,7 +408,7 @@ def test_a_forged_heartbeat_and_a_forged_ack_count_for_nothing_and_are_named(pla
     assert look.forged == ("y", "z")
     assert not {"y", "z"} & look.heartbeats.keys()
     with pytest.raises(NotAcknowledged):
-        leader.submit(push("x"), ack="applied:2", timeout_s=2)
+        leader.submit(push("x"), ack="applied:2", timeout_s=5)
     with pytest.raises(Violation, match="y, z"):
         certify(scene.log(), make_state=KV)
     intruder.redis.hdel(intruder.key("nodes"), "y", "z")
@@ -427,7 +424,7 @@ def test_a_group_in_whose_log_somebody_wrote_is_founded_anew_from_what_its_nodes
     url = f"{server.url}?db=8"
     scene, intruder = Scene(url, tmp_path, key_file(tmp_path / "keys"), group="w"), Intruder(url, "w")
     a = scene.start("a", beat_every_s=0.2)
-    a.promote()
+    a.promote(timeout_s=PATIENCE_S)
     b = scene.start("b", beat_every_s=0.2)
     eventually(lambda: a.leads)
     a.submit(push("kept"), ack="applied:1")
@@ -439,7 +436,7 @@ def test_a_group_in_whose_log_somebody_wrote_is_founded_anew_from_what_its_nodes
     intruder.redis.delete(intruder.key("head"))
     ops.recover(scene.log(), by="test")
     in_step(a, b)
-    assert a.problem == b.problem == ""
+    eventually(lambda: a.problem == b.problem == "")
     assert pushed(a) == pushed(b) == ["kept"]
     scene.close()
 
@@ -453,7 +450,7 @@ def test_a_key_is_replaced_under_load_and_the_old_one_opens_nothing_that_is_left
     keys = key_file(tmp_path / "keys")
     scene = Scene(f"{server.url}?db=4", tmp_path, keys, group="r")
     a, enough, written = scene.start("a"), threading.Event(), list[int]()
-    a.promote()
+    a.promote(timeout_s=PATIENCE_S)
     b = scene.start("b")
     eventually(lambda: a.leads)
 
@@ -491,7 +488,7 @@ def test_a_key_is_replaced_under_load_and_the_old_one_opens_nothing_that_is_left
         enough.set()
         writer()
     in_step(a, b)
-    assert a.problem == b.problem == ""
+    eventually(lambda: a.problem == b.problem == "")
     b.stop()
     scene.nodes.remove(b)
     again = scene.start("b")
@@ -509,7 +506,7 @@ def test_nodes_of_a_host_have_each_the_keys_of_its_own_group(server: RedisServer
             for group, keys in files.items()
         }
         for group, node in nodes.items():
-            node.promote()
+            node.promote(timeout_s=PATIENCE_S)
             node.submit(push(f"{MARKER} {group}"))
     assert files_with(tmp_path, MARKER) == []
     for group, keys in files.items():
@@ -526,7 +523,7 @@ def test_a_group_gets_its_first_key_while_it_runs(server: RedisServer, tmp_path:
     key = Entry(False, new_key())
     scene = Scene(f"{server.url}?db=5", tmp_path, keys, group="f")
     a = scene.start("a", key_file="")
-    a.promote()
+    a.promote(timeout_s=PATIENCE_S)
     eventually(lambda: a.leads)
     a.submit(push("plain"))
     write_entries(keys, [key, Entry(True, None)], new=True)
@@ -552,7 +549,7 @@ def test_nodes_that_run_go_on_with_a_new_key_though_the_old_one_is_lost(server: 
     keys = key_file(tmp_path / "keys")
     scene = Scene(f"{server.url}?db=6", tmp_path, keys, group="l")
     a = scene.start("a")
-    a.promote()
+    a.promote(timeout_s=PATIENCE_S)
     b = scene.start("b")
     eventually(lambda: a.leads)
     a.submit(push("before"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -17,9 +18,9 @@ from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.conftest import RedisFactory
-from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, put
+from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, in_step, in_thread, put
 from tests.support.servers import servers_at_hand
-from tests.support.topology import SERVICE, Sentinel, SentinelTopology
+from tests.support.topology import CALM_MS, SERVICE, Sentinel, SentinelTopology
 from tests.support.worlds import GROUP, ids, lead, looked, warm
 
 DEFAULT = find_server()
@@ -28,7 +29,7 @@ TWO_SERVERS = [DEFAULT, *[server for server in servers_at_hand() if server.id !=
 
 @pytest.fixture(params=TWO_SERVERS, ids=lambda server: server.id)
 def topology(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SentinelTopology]:
-    with SentinelTopology(tmp_path, request.param) as topology:
+    with SentinelTopology(tmp_path, request.param, calm=True) as topology:
         yield topology
 
 
@@ -123,11 +124,11 @@ def test_nodes_go_on_after_a_failover_and_lose_nothing_that_the_new_master_has(
     nodes = []
     for name in "ab":
         log = RedisLog(topology.url, GROUP, timeout_s=1)
-        nodes.append(Node(KV(), group=GROUP, name=name, log=log, data_dir=tmp_path / name, lease_s=3))
+        nodes.append(Node(KV(), group=GROUP, name=name, log=log, data_dir=tmp_path / name, lease_s=LONG_LEASE_S))
         nodes[-1].start()
     try:
         a, b = nodes
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         a.submit(put("before", 1))
         in_step(a, b)
         topology.master.kill()
@@ -170,12 +171,16 @@ def binary(request: pytest.FixtureRequest) -> ServerBinary:
 
 @pytest.fixture
 def sentinel_of(tmp_path: Path, binary: ServerBinary) -> Iterator[Callable[..., Sentinel]]:
-    """Start the one sentinel of a server, which may have further lines in its configuration."""
+    """Start the one sentinel of a server, which may have further lines in its configuration.
+
+    It never takes the server for dead: for redis-py there is no master then.
+    """
     sentinels: list[Sentinel] = []
 
     def start(server: RedisServer, *lines: str) -> Sentinel:
         assert server.port is not None
-        sentinels.append(Sentinel(tmp_path / "sentinel", binary=binary, master=server.port, quorum=1, lines=lines))
+        told: dict[str, Any] = {"master": server.port, "quorum": 1, "lines": lines, "down_after_ms": CALM_MS}
+        sentinels.append(Sentinel(tmp_path / "sentinel", binary=binary, **told))
         sentinels[-1].start()
         return sentinels[-1]
 
@@ -208,7 +213,7 @@ def test_a_replica_that_is_said_to_be_the_master_is_not_taken(
     redis_factory: RedisFactory, binary: ServerBinary, sentinel_of: Callable[..., Sentinel]
 ) -> None:
     server = redis_factory(binary=binary, unix_socket=False, port=0)
-    sentinel = sentinel_of(server, f"sentinel down-after-milliseconds {SERVICE} 60000")
+    sentinel = sentinel_of(server)
     log = RedisLog(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}", GROUP)
     author = warm(log)
     with redis.Redis(port=server.port or 0) as admin:

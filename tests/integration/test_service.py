@@ -24,7 +24,7 @@ from replicator.node.options import NodeOptions
 from replicator.sandbox.redis_server import RedisServer
 from replicator.service.access import Access
 from replicator.service.serve import Program, serve
-from tests.support.kv import PATIENCE_S, eventually
+from tests.support.kv import LONG_LEASE_S, PATIENCE_S, eventually
 from tests.support.worlds import promote
 
 
@@ -44,7 +44,7 @@ def _signals_as_they_were() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def settings(server: RedisServer, tmp_path: Path, *, lease_s: float = 1.0, **more: Any) -> dict[str, Any]:
+def settings(server: RedisServer, tmp_path: Path, *, lease_s: float = LONG_LEASE_S, **more: Any) -> dict[str, Any]:
     return {
         "name": "a", "group": "g", "redis": server.url, "data_dir": tmp_path / "a", "http": "127.0.0.1:0",
         "options": NodeOptions(lease_s=lease_s), "program": Program(),
@@ -63,6 +63,11 @@ def meanwhile(work: Any) -> threading.Thread:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
+
+
+def of_the_node(before: set[threading.Thread]) -> list[threading.Thread]:
+    """Its threads. Those from before are of nodes in other tests."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("a-") and thread not in before]
 
 
 def ask(method: str, url: str, body: Any = None) -> tuple[int, Any]:
@@ -166,7 +171,7 @@ def test_every_signal_that_ends_it_gives_the_lease_back(
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    serve(**settings(any_redis, tmp_path, lease_s=60.0))
+    serve(**settings(any_redis, tmp_path))
     thread.join()
     assert ops.status(log).lease_ms is None
 
@@ -200,8 +205,9 @@ def test_a_signal_before_the_node_has_started_ends_it_once_it_has(
         start(node)
 
     monkeypatch.setattr(Node, "start", start_and_be_asked)
+    before = set(threading.enumerate())
     serve(**settings(any_redis, tmp_path))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
+    assert not of_the_node(before)
 
 
 @pytest.mark.parametrize(
@@ -255,12 +261,13 @@ def test_an_address_that_is_none_is_an_error_and_nothing_is_started(
 
 
 def test_a_port_that_is_taken_is_an_error_and_the_node_ends(any_redis: RedisServer, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ConfigError):
             serve(**settings(any_redis, tmp_path, http=f"127.0.0.1:{taken.getsockname()[1]}"))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
+    assert not of_the_node(before)
 
 
 def test_without_the_extra_it_says_what_to_install(any_redis: RedisServer, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer
 from replicator.storage.program_lock import program_is_over, take_program_lock
 from tests.support.beacon import beacon, signs
-from tests.support.kv import PATIENCE_S, eventually
+from tests.support.kv import LONG_LEASE_S, PATIENCE_S, eventually
 from tests.support.role_commands import lines, telling
 
 MIB = 1024 * 1024
@@ -44,7 +44,7 @@ class Processes:
     def start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         command = [
             sys.executable, "-m", "replicator.workers.node", "--name", name, "--data-dir", str(self._directory / name),
-            "--lease-s", "3", "--publish-every-s", "0.05", *options,
+            "--lease-s", str(LONG_LEASE_S), "--publish-every-s", "0.05", *options,
         ]  # fmt: skip
         environment = {key: value for key, value in os.environ.items() if not key.startswith("REPLICATOR_")}
         environment |= {"REPLICATOR_REDIS": self._url, "REPLICATOR_GROUP": "g"}
@@ -112,7 +112,7 @@ def test_a_file_follows_its_primary_through_a_failover(processes: Processes, log
     ours, theirs, told = tmp_path / "ours", tmp_path / "theirs", tmp_path / "told"
     # given two nodes beside a program each, and one that leads
     hooks = ["--on-primary", telling(told), "--on-standby", "false"]
-    a = processes.start("a", "--file", str(ours))
+    a = processes.start("a", "--file", str(ours), "--lease-s", "3")  # when a is killed, the command waits for its end
     processes.start("b", "--file", str(theirs), *hooks)
     alive(log, "a", "b")
     promote(log, "a")
@@ -129,7 +129,7 @@ def test_a_file_follows_its_primary_through_a_failover(processes: Processes, log
     # and health is served, and nothing of a registry
     http = next(node.http for node in ops.status(log).nodes if node.node == "a")
     assert ask(f"{http}/health")[1]["role"] == "primary"
-    assert ask(f"{http}/ready") == (200, {"ready": True, "role": "primary"})
+    eventually(lambda: ask(f"{http}/ready") == (200, {"ready": True, "role": "primary"}))
     assert ask(f"{http}/v1/nodes")[0] == 404
     # who takes it for the program is told where that is
     status, refused = ask(urllib.request.Request(f"{http}/posts", data=b"title=hello"))
@@ -181,7 +181,7 @@ def test_nothing_is_started_or_given_back_while_the_program_of_a_node_that_was_k
     data_dir.mkdir()
     lock = take_program_lock(data_dir)
     assert lock is not None
-    a = processes.start("a", "--run", beacon(path, "rude", "child"), "--lease-s", "60")
+    a = processes.start("a", "--run", beacon(path, "rude", "child"))
     alive(log, "a")
     promote(log, "a")
     eventually(lambda: "the one that a node before this one ran here has not ended" in problems(log), patience_s=60)
@@ -342,7 +342,7 @@ def test_a_switchover_leaves_nothing_of_what_the_program_wrote_behind(
     paths = {name: tmp_path / f"of-{name}" for name in "ab"}
     for name, path in paths.items():
         program = f"'{sys.executable}' '{script}' '{path}'"
-        processes.start(name, "--file", str(path), "--run", program, "--lease-s", "3", "--publish-every-s", "30")
+        processes.start(name, "--file", str(path), "--run", program, "--publish-every-s", "30")
     alive(log, "a", "b")
     promote(log, "a")
     eventually(lambda: paths["a"].exists() and paths["a"].read_text().startswith("some a"))

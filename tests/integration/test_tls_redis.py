@@ -23,10 +23,11 @@ from replicator.protocol.group import Code
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.support.certificates import Authority
-from tests.support.kv import KV, PATIENCE_S, eventually, in_step, submitted
+from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, in_step
 from tests.support.kv import push as change
 from tests.support.needs import needs
 from tests.support.tls_redis import PACKAGE, tls_server
+from tests.support.topology import CALM_MS, DOWN_AFTER_MS
 from tests.support.worlds import lead
 
 PASSWORD = "of-redis"
@@ -123,12 +124,12 @@ def test_two_nodes_replicate_over_tls(url: Url, tmp_path: Path) -> None:
     with ExitStack() as stack:
         a, b = (
             stack.enter_context(
-                Node(KV(), group="g", name=name, redis=url("localhost"), data_dir=tmp_path / name, lease_s=4.0)
+                Node(KV(), group="g", name=name, redis=url("localhost"), data_dir=tmp_path / name, lease_s=LONG_LEASE_S)
             )
             for name in "ab"
         )
-        a.promote()
-        submitted(a, change("x"))
+        a.promote(timeout_s=PATIENCE_S)
+        a.submit(change("x"), timeout_s=PATIENCE_S)
         in_step(a, b)
 
 
@@ -264,6 +265,7 @@ def test_sentinels_have_tls_and_a_password_of_their_own(binary: ServerBinary, fi
         assert "?ssl_ca_certs=FILE" in problem(place.replace("authority.pem", "other-authority.pem"))
         assert lead(log).append().code is Code.OK
         eventually(sentinel.knows_the_replica)
+        sentinel.take_for_dead_after(DOWN_AFTER_MS)
         master.kill()
         eventually(lambda: _refusal(log) == "")
         assert lead(log, "b").term == ERA + 1
@@ -291,7 +293,7 @@ class SentinelWithTLS:
                     printed.stdout.strip(),
                     f"sentinel monitor main 127.0.0.1 {master} 1",
                     f"sentinel auth-pass main {PASSWORD}",
-                    "sentinel down-after-milliseconds main 500",
+                    f"sentinel down-after-milliseconds main {CALM_MS}",
                     "sentinel failover-timeout main 2000",
                     "",
                 ]
@@ -304,14 +306,17 @@ class SentinelWithTLS:
     def login(self) -> str:
         return f"sentinel_username=g-sentinel&sentinel_password_file={self._files}/sentinel.password"
 
+    def _client(self) -> redis.Redis:
+        authority = str(self._files / "authority.pem")
+        return redis.Redis(port=self.port, ssl=True, ssl_ca_certs=authority, password=f"{PASSWORD}{OF_SENTINEL}")
+
     def knows_the_replica(self) -> bool:
-        with redis.Redis(
-            port=self.port,
-            ssl=True,
-            ssl_ca_certs=str(self._files / "authority.pem"),
-            password=f"{PASSWORD}{OF_SENTINEL}",
-        ) as client:
+        with self._client() as client:
             return bool(client.sentinel_master("main")["num-slaves"] == 1)
+
+    def take_for_dead_after(self, ms: int) -> None:
+        with self._client() as client:
+            client.sentinel_set("main", "down-after-milliseconds", ms)
 
     def close(self) -> None:
         self._process.kill()

@@ -24,7 +24,7 @@ from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import RedisServer
 from replicator.web.head import NONCE
 from replicator.web.server import WebServer
-from tests.support.kv import PATIENCE_S, eventually
+from tests.support.kv import LONG_LEASE_S, PATIENCE_S, eventually
 from tests.support.worlds import head_of, lead
 
 #: What a terminal obeys, what ends a line, and what turns the direction of writing.
@@ -170,6 +170,19 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
+class Clock:
+    """One that goes on by what is slept, at once."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
 class TestWhereItIsSent:
     def test_load_sends_nothing_to_a_url_that_a_heartbeat_by_hand_has(
         self,
@@ -179,7 +192,8 @@ class TestWhereItIsSent:
         file: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("replicator.cli.load.PROOF_WITHIN_S", 0.5)
+        # Who waits for the proof sleeps, and then his time is over: what is on the way takes none of it.
+        monkeypatch.setattr("replicator.node.url_proof.time", Clock())
         lead(log, "a").append()
         log.beat(of_holder(log, http=elsewhere.url))
         result = run("load", str(file), "--force", "--yes")
@@ -211,12 +225,12 @@ class TestWhereItIsSent:
 
     def test_nodes_prove_theirs(self, any_redis: RedisServer, log: RedisLog, tmp_path: Path) -> None:
         a, b = (
-            Node(Registry(), group="g", name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=3.0)
+            Node(Registry(), group="g", name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=LONG_LEASE_S)
             for name in "ab"
         )
         with a, b, WebServer(registry_app(a)) as server:
             a.announce(server.url)
-            a.promote()
+            a.promote(timeout_s=PATIENCE_S)
             prove(log.look, "a", a.boot, server.url, within_s=PATIENCE_S)
             eventually(lambda: b.primary_http == server.url)
             eventually(lambda: b.has_proven(f"{server.url}/v1/nodes?x=1"))

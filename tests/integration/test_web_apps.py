@@ -202,7 +202,7 @@ def test_a_browser_reads_on_a_standby_what_it_wrote_there(
 @pytest.mark.parametrize(("app", "command"), SERVED[:2])
 def test_a_failover_costs_a_browser_a_pause(service: Service, app: str, command: Callable[..., list[str]]) -> None:
     # given
-    service.of(app, command, "abc", writes="forward")
+    service.of(app, command, "abc", writes="forward", lease_s="3")
     a, b = service.processes["a"], service.processes["b"]
     with browser() as client:
         assert client.put(f"{b.url}/k/x", content="before").json() == {"by": "a"}

@@ -36,6 +36,10 @@ POLL_S_MIN, POLL_S_MAX = 0.005, 0.1
 #: Nobody loses it on a busy machine. Tests of what happens once a beat take a shorter one.
 LEASE_S = 5.0
 
+#: Nobody loses it, even where a process stands still for many seconds: for tests that are not about losing it. A node
+#: reports once a second all the same.
+LONG_LEASE_S = 60.0
+
 #: Three beats a second. Shorter, and a busy machine costs it too often.
 SHORT_LEASE_S = 1.0
 

@@ -15,7 +15,7 @@ from replicator.format.ids import ZERO_CHAIN, extend_chain
 from replicator.log.redis_log import RedisLog
 from replicator.storage.keyring import Entry, KeyFile, new_key, write_entries
 
-from .kv import KV, eventually, push, put
+from .kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, push, put
 
 __all__ = ["MARKER", "Entries", "Intruder", "Scene", "key_file"]
 
@@ -24,8 +24,6 @@ MARKER = "marker-in-the-payload-8471"
 
 #: The entries of a stream: term, n, header, body.
 Entries = list[tuple[int, int, bytes, bytes]]
-
-LEASE_S = 3.0
 
 
 def key_file(path: Path, *, secret: bytes | None = None) -> Path:
@@ -42,7 +40,7 @@ class Scene:
         self.nodes: list[Node[KV]] = []
 
     def start(self, name: str, **options: Any) -> Node[KV]:
-        options = {"lease_s": LEASE_S, "key_file": self.keys, "data_dir": self.directory / name} | options
+        options = {"lease_s": LONG_LEASE_S, "key_file": self.keys, "data_dir": self.directory / name} | options
         node = Node(KV(), group=self.group, name=name, redis=self.url, **options)
         self.nodes.append(node)
         node.start()
@@ -51,7 +49,7 @@ class Scene:
     def play(self) -> Node[KV]:
         """Write what there is to be found; the node that leads."""
         a = self.start("a")
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: a.leads)
         b = self.start("b")
         for index in range(3):
@@ -60,7 +58,7 @@ class Scene:
         self.snapshot()
         a.submit(push(f"{MARKER} after the snapshot"), ack="applied:1")
         eventually(lambda: b.position == a.position)
-        b.promote()
+        b.promote(timeout_s=PATIENCE_S)
         eventually(lambda: b.leads)
         for index in range(3):
             b.submit(push(f"{MARKER} {secrets.token_hex(100)} of b {index}"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator import Node, ReplicatorError
-from tests.support.kv import KV, PATIENCE_S
+from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S
 
 
 class Failing(KV):
@@ -27,7 +27,9 @@ class Failing(KV):
 
 
 def main(url: str, directory: str, name: str) -> None:
-    with Node(Failing(), group="g", name=name, redis=url, data_dir=Path(directory) / name, lease_s=1.0) as node:
+    with Node(
+        Failing(), group="g", name=name, redis=url, data_dir=Path(directory) / name, lease_s=LONG_LEASE_S
+    ) as node:
         print(json.dumps("started"), flush=True)
         for line in sys.stdin:
             try:

@@ -31,6 +31,9 @@ SERVICE = "main"
 #: How long a sentinel waits for an answer before it takes a server for dead.
 DOWN_AFTER_MS = 500
 
+#: Nothing is dead for sentinels that are calm, however long it stands still on a busy machine.
+CALM_MS = 3_600_000
+
 #: How often a state that is waited for is asked for.
 POLL_EVERY_S = 0.02
 
@@ -76,7 +79,14 @@ class Sentinel(RedisServer):
     """The same executable as a sentinel. It writes what it learns into its configuration file."""
 
     def __init__(
-        self, data_dir: Path, *, binary: ServerBinary, master: int, quorum: int, lines: Sequence[str] = ()
+        self,
+        data_dir: Path,
+        *,
+        binary: ServerBinary,
+        master: int,
+        quorum: int,
+        lines: Sequence[str] = (),
+        down_after_ms: int = DOWN_AFTER_MS,
     ) -> None:
         super().__init__(data_dir, binary=binary, unix_socket=False, port=0)
         self._lines = [
@@ -84,7 +94,7 @@ class Sentinel(RedisServer):
             "bind 127.0.0.1",
             f"dir {self.data_dir}",
             f"sentinel monitor {SERVICE} 127.0.0.1 {master} {quorum}",
-            f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
+            f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
             f"sentinel failover-timeout {SERVICE} 2000",
             f"sentinel parallel-syncs {SERVICE} 9",
             *lines,
@@ -105,10 +115,16 @@ class Sentinel(RedisServer):
 
 
 class SentinelTopology(Topology):
-    """One master, its replicas, and the sentinels that choose another master when it does not answer."""
+    """One master, its replicas, and the sentinels that choose another master when it does not answer.
 
-    def __init__(self, directory: Path, binary: ServerBinary, *, replicas: int = 2, sentinels: int = 3) -> None:
+    `calm`: they do so only while `wait_for_failover` waits for it.
+    """
+
+    def __init__(
+        self, directory: Path, binary: ServerBinary, *, replicas: int = 2, sentinels: int = 3, calm: bool = False
+    ) -> None:
         super().__init__(directory, binary)
+        self._calm = calm
         for number in range(replicas + 1):
             follow: Directives = {"replicaof": ["127.0.0.1", str(self.servers[0].port)]} if number else {}
             self.servers.append(
@@ -123,7 +139,13 @@ class SentinelTopology(Topology):
         first = self.servers[0].port
         assert first is not None
         self.sentinels = [
-            Sentinel(directory / f"sentinel-{number}", binary=binary, master=first, quorum=sentinels // 2 + 1)
+            Sentinel(
+                directory / f"sentinel-{number}",
+                binary=binary,
+                master=first,
+                quorum=sentinels // 2 + 1,
+                down_after_ms=CALM_MS if calm else DOWN_AFTER_MS,
+            )
             for number in range(sentinels)
         ]
         self._last_master = first
@@ -162,9 +184,17 @@ class SentinelTopology(Topology):
 
         Before: at the start, or at the last failover that was waited for.
         """
+        if self._calm:
+            self._take_for_dead_after(DOWN_AFTER_MS)
         wait_until(self._failed_over, timeout_s)
+        if self._calm:
+            self._take_for_dead_after(CALM_MS)
         self._last_master = self.master.port or 0
         return self.master
+
+    def _take_for_dead_after(self, ms: int) -> None:
+        for sentinel in self.sentinels:
+            asked(sentinel, lambda client: client.sentinel_set(SERVICE, "down-after-milliseconds", ms))
 
     def _failed_over(self) -> bool:
         named = set(filter(None, map(self._named_by, self.sentinels)))

@@ -26,6 +26,7 @@ from pathlib import Path
 from replicator import ops
 from replicator.errors import ConfigError, LogUnavailable, ReplicatorError
 from replicator.protocol.group import Head
+from replicator.runtime.signals import Interruption
 from replicator.sandbox.requirements import check_installed
 from replicator.sandbox.stack import NODES
 from replicator.storage import disk
@@ -76,19 +77,23 @@ def run(
         if name not in _ALL:
             raise ConfigError(setting="FAULT", problem=f"{name!r} is none of {', '.join(FAULTS)}")
     check_installed()
-    path = _empty(directory) if directory is not None else Path(tempfile.mkdtemp(prefix="replicator-drill-")).resolve()
-    reports: list[Report] = []
-    try:
-        with Scene(path, group=group, lease_s=lease_s, log_level=log_level) as scene:
-            drill = _Drill(scene, seconds_per_fault, say)
-            say(f"starting Redis and nodes a, b, c in {path}; lease {lease_s:g} s")
-            scene.stack.run(lambda _: reports.append(drill.play(faults)), stay=False)
-    finally:
-        if directory is not None or keep or not all(report.passed for report in reports):
-            say(f"data and logs are in {path}")
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-    return reports[0] if reports else None
+    # From before there is anything that has to be removed.
+    with Interruption() as interruption:
+        path = (
+            _empty(directory) if directory is not None else Path(tempfile.mkdtemp(prefix="replicator-drill-")).resolve()
+        )
+        report = None
+        try:
+            with Scene(path, group=group, lease_s=lease_s, log_level=log_level) as scene:
+                drill = _Drill(scene, seconds_per_fault, say)
+                say(f"starting Redis and nodes a, b, c in {path}; lease {lease_s:g} s")
+                report = scene.stack.run_until(interruption, lambda _: drill.play(faults))
+        finally:
+            if directory is not None or keep or (report is not None and not report.passed):
+                say(f"data and logs are in {path}")
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+    return report
 
 
 def _empty(directory: Path) -> Path:
