@@ -110,9 +110,15 @@ class Client(threading.Thread):
         """Send a value again that was answered; whether this node answers, too."""
         return outcome_of(self._submit(node, place.value, "appended", key=place.value)) == "ok"
 
+    @property
+    def next_value(self) -> str:
+        """What the next write will be of."""
+        return f"{self.name}-{self._count + 1}"
+
     def _next_value(self) -> str:
+        value = self.next_value
         self._count += 1
-        return f"{self.name}-{self._count}"
+        return value
 
     def _submit(self, node: str, value: str, ack: str, *, key: str) -> dict[str, Any]:
         request = {"op": "submit", "value": value, "ack": ack, "key": key, "timeout_s": TIMEOUT_S}
