@@ -11,6 +11,7 @@ input does, and with it the write under way, as soon as that is answered.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import random
 import signal
@@ -182,6 +183,7 @@ def outcome_of(answer: dict[str, Any]) -> str:
 def main() -> None:
     """Run the threads of one client until SIGTERM."""
     options = _options()
+    faulthandler.enable()
     nodes = {name: Path(path) for name, _, path in (node.partition("=") for node in options.nodes.split(","))}
     notes = Notes(options.history)
     clients = [

@@ -11,6 +11,7 @@ of replicator in this process (`broken.py`).
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -204,6 +205,7 @@ class Service:
 def main() -> None:
     """Run one node until SIGTERM, or until standard input ends."""
     options = _options()
+    faulthandler.enable()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s",
         datefmt="%H:%M:%S",

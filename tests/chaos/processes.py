@@ -76,8 +76,16 @@ class Process:
             try:
                 self._process.wait(timeout_s)
             except subprocess.TimeoutExpired:
-                self.problems.append(f"{self.log.stem} did not end within {timeout_s:g} s")
+                self.problems.append(f"{self.log.stem} did not end within {timeout_s:g} s: its log says what it is in")
+                self._tell_where_it_is()
         self.kill()
+
+    def _tell_where_it_is(self) -> None:
+        """Every thread writes its stack into the log: faulthandler does that when it is aborted."""
+        assert self._process is not None
+        self._signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_TIMEOUT_S)
 
     def note_its_end(self) -> None:
         """Remember it if it ended by itself."""
