@@ -96,16 +96,16 @@ def judge(lines: Sequence[Line]) -> Judgement:
             found.ended_late += newest is not None and line.job in begun and line.job != newest.job
             continue
         found.effects += 1
-        if line.job not in begun:
-            begun[line.job] = line.term
-            if newest is not None and line.term < newest.term:
-                found.broken.append(f"a job began in term {line.term} after one in term {newest.term}")
-            newest = line
-        elif newest is not None and line.job != newest.job:
-            if line.at_ns < newest.at_ns:
-                found.late += 1
-            else:
-                found.broken.append(f"a job of term {line.term} had an effect while one of term {newest.term} ran")
+        is_first = line.job not in begun
+        begun.setdefault(line.job, line.term)
+        if newest is None or line.job == newest.job or (is_first and line.term >= newest.term):
+            newest = line if is_first else newest
+        elif line.at_ns < newest.at_ns:
+            found.late += 1
+        elif is_first:
+            found.broken.append(f"a job began in term {line.term} after one in term {newest.term}")
+        else:
+            found.broken.append(f"a job of term {line.term} had an effect while one of term {newest.term} ran")
     found.jobs, found.terms = len(begun), len(set(begun.values()))
     return found
 
@@ -163,6 +163,8 @@ class Failovers:
         self._lease_s = lease_s
         self._say = say
         self._asks: dict[str, Any] = {"lease_ms": int(lease_s * 1000), "timeout_s": PATIENCE_S}
+        #: The term and the process of the jobs that ran when all was settled.
+        self._before = (0, 0)
         self._random = random.Random(seed)
         self._ended = ExitStack()
         self._kinds: dict[str, Callable[[NodeProcess, NodeProcess], None]] = {
@@ -202,9 +204,8 @@ class Failovers:
             leader = self._settled()
             other = self._random.choice([node for node in self._nodes.values() if node is not leader])
             began = time.monotonic()
-            before = self._newest_job()
+            before = self._before
             self._kinds[kind](leader, other)
-            # One that loses its lease on a busy machine may well be the next one, too: another job it is all the same.
             self.gaps_s.setdefault(kind, []).append(time.monotonic() - began)
             self.done[kind] += 1
             self._say(f"{number + 1:4} {kind:10} {leader.name}: {before} -> {self._newest_job()}")
@@ -247,7 +248,7 @@ class Failovers:
         leader.start()
 
     def _demote(self, leader: NodeProcess, other: NodeProcess) -> None:
-        ops.demote(self._log, by="test")
+        self._asked(lambda: ops.demote(self._log, by="test"))
         self._promote(leader, other)
 
     def _promote(self, leader: NodeProcess, other: NodeProcess) -> None:
@@ -259,13 +260,17 @@ class Failovers:
         self._until_another_works(leader)
 
     def _asked(self, act: Callable[[], object]) -> None:
-        """On a busy machine the group may change in the very moment: then once more."""
+        """On a busy machine the group may change in the very moment: then once more, unless another one works by then
+        (the one that is asked for may lead already).
+        """
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 act()
                 return
             except (ReplicatorError, TimeoutError):
+                if self._another_works():
+                    return
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_S)
@@ -288,18 +293,19 @@ class Failovers:
             if leader is None or jobs != {(look.term, leader.pid)}:
                 return False
             leaders.append(leader)
+            self._before = (look.term, leader.pid)
             return True
 
         self._until(settled, "one leads, and works")
         return leaders[0]
 
     def _until_another_works(self, leader: NodeProcess) -> None:
-        pid = leader.pid
+        self._until(self._another_works, f"another job than that of {leader.name} works")
 
-        def works() -> bool:
-            return all((job := self._newest_job(name)) is not None and job[1] != pid for name in ("threads", "tasks"))
-
-        self._until(works, f"another one than {leader.name} works")
+    def _another_works(self) -> bool:
+        """One that loses its lease on a busy machine may well lead next, too: another job it is all the same."""
+        jobs = [self._newest_job(name) or (0, 0) for name in ("threads", "tasks")]
+        return all(term > self._before[0] for term, _ in jobs)
 
     def _newest_job(self, name: str = "threads") -> tuple[int, int] | None:
         """The term and the process of the job that had the newest effect."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from replicator import Node
 from replicator.errors import ReplicatorError
-from tests.support.kv import PATIENCE_S
+from tests.support.kv import LEASE_S, PATIENCE_S
 from tests.support.versions import ONE, TWO, One, Two
 
 GROUP = "numbers"
@@ -44,7 +44,7 @@ def main() -> int:
     version, name, redis, data_dir, *app = sys.argv[1:]
     state, release = (One(), ONE) if version == "1" else (Two(), TWO)
     release = release | {"app": app[0]} if app else release
-    node: Node[Any] = Node(state, group=GROUP, name=name, redis=redis, data_dir=data_dir, lease_s=3.0, **release)
+    node: Node[Any] = Node(state, group=GROUP, name=name, redis=redis, data_dir=data_dir, lease_s=LEASE_S, **release)
     try:
         with node:
             print(json.dumps("started"), flush=True)

@@ -127,6 +127,7 @@ class Kills:
             self._say(f"{number + 1:4} {kind:20} {self._seen} ({took_s:.1f} s), {len(self.broken)} broken")
         self._end_program()
         self._rest()
+        until(lambda: all(reader.reads for reader in self.readers), "each database is read")
         for reader in self.readers:
             reader.end()
             self._holds(not reader.wrong, f"a reader of {reader.path.name} saw: {reader.wrong[:3]}")

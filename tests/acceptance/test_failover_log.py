@@ -44,19 +44,32 @@ def leader(log: RedisLog) -> tuple[str, int]:
     return (look.head.node, look.term) if look.head is not None and look.lease_ms is not None else ("", 0)
 
 
-def lines(stack: DevStack, after: int = 0) -> list[dict[str, Any]]:
-    """Of all nodes together, in their order; from that one on."""
-    texts = [path.read_text().splitlines() for path in (stack.directory / "log").glob("node-*.log")]
-    found = [orjson.loads(line) for text in texts for line in text]
-    return sorted(found, key=lambda line: str(line["time"]))[after:]
+#: How many lines each log had.
+Mark = dict[str, int]
 
 
-def leads(stack: DevStack, after: int, *, but: str = "") -> list[dict[str, Any]]:
+def mark(stack: DevStack) -> Mark:
+    return {name: len(text) for name, text in _texts(stack).items()}
+
+
+def lines(stack: DevStack, after: Mark) -> list[dict[str, Any]]:
+    """Of all nodes together, in their order; those that were written since."""
+    new = [line for name, text in _texts(stack).items() for line in text[after.get(name, 0) :]]
+    return sorted(map(orjson.loads, new), key=lambda line: str(line["time"]))
+
+
+def _texts(stack: DevStack) -> dict[str, list[str]]:
+    """Of each log, the lines that are whole."""
+    paths = (stack.directory / "log").glob("node-*.log")
+    return {path.name: path.read_text().rpartition("\n")[0].splitlines() for path in paths}
+
+
+def leads(stack: DevStack, after: Mark, *, but: str = "") -> list[dict[str, Any]]:
     told = lines(stack, after)
     return [line for line in told if line.get("event") == "node.leads" and line["node"] != but]
 
 
-def has_settled(stack: DevStack, log: RedisLog, after: int) -> bool:
+def has_settled(stack: DevStack, log: RedisLog, after: Mark) -> bool:
     """Whether all nodes have told the newest term, and its holder that it leads."""
     name, term = leader(log)
     told = lines(stack, after)
@@ -65,9 +78,9 @@ def has_settled(stack: DevStack, log: RedisLog, after: int) -> bool:
 
 
 def test_a_primary_that_is_killed(stack: DevStack, log: RedisLog) -> None:
-    eventually(lambda: has_settled(stack, log, 0), patience_s=WAIT_S)
+    eventually(lambda: has_settled(stack, log, {}), patience_s=WAIT_S)
     name, _ = leader(log)
-    before = len(lines(stack))
+    before = mark(stack)
     os.kill(stack.pids()[f"node-{name}"], signal.SIGKILL)
     # then it is there again, before its lease has run out or after, and everybody says who leads now
     eventually(lambda: has_settled(stack, log, before), patience_s=WAIT_S)
@@ -75,9 +88,9 @@ def test_a_primary_that_is_killed(stack: DevStack, log: RedisLog) -> None:
 
 
 def test_a_primary_that_is_paused(stack: DevStack, log: RedisLog) -> None:
-    eventually(lambda: has_settled(stack, log, 0), patience_s=WAIT_S)
+    eventually(lambda: has_settled(stack, log, {}), patience_s=WAIT_S)
     name, _ = leader(log)
-    before = len(lines(stack))
+    before = mark(stack)
     os.kill(stack.pids()[f"node-{name}"], signal.SIGSTOP)
     try:
         eventually(lambda: leads(stack, before, but=name), patience_s=WAIT_S)
@@ -92,8 +105,8 @@ def test_a_primary_that_is_paused(stack: DevStack, log: RedisLog) -> None:
 
 
 def test_a_redis_that_is_killed(stack: DevStack, log: RedisLog) -> None:
-    eventually(lambda: has_settled(stack, log, 0), patience_s=WAIT_S)
-    before = len(lines(stack))
+    eventually(lambda: has_settled(stack, log, {}), patience_s=WAIT_S)
+    before = mark(stack)
     stack.stop_program("redis")
     eventually(lambda: {line["node"] for line in lines(stack, before)} == set("abc"), patience_s=WAIT_S)
     stack.start_program("redis")

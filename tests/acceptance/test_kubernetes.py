@@ -56,7 +56,9 @@ class Cluster:
     def hosts_at(self, name: str) -> set[str]:
         """The hosts that this node has in its registry; none if it does not answer."""
         found = self.asked(name, "GET", "/v1/nodes", 8000)
-        return set() if found is None else {node["hostname"] for node in found.json()["nodes"]}
+        if found is None or not found.is_success:
+            return set()
+        return {node["hostname"] for node in found.json()["nodes"]}
 
     def passes(self, pod: Pod, probe: str) -> bool:
         assert self.machine.running[pod.name].is_up, self.machine.running[pod.name].said
@@ -116,7 +118,6 @@ def test_the_pods_are_ready_and_one_that_is_deleted_hands_over(cluster: Cluster)
     # and jobs and archive do their work
     queued = cluster.machine.running["registry-jobs-0"].exec(["replicator", "verify", "--queue"])
     assert queued.returncode == 0, queued.stderr
-    assert (
-        cluster.machine.running["registry-archive-0"].exec(["test", "-e", "/data/archive/archiver.json"]).returncode
-        == 0
-    )
+    archiver = cluster.machine.running["registry-archive-0"]
+    archived = ["test", "-e", "/data/archive/archiver.json"]
+    eventually(lambda: archiver.exec(archived).returncode == 0, "an archive", patience_s=PATIENCE_S)

@@ -48,6 +48,12 @@ def test_an_effect_that_was_allowed_in_time_is_late_and_counted() -> None:
     assert (found.broken, found.late, found.ended_late, found.ends["check"]) == ([], 1, 1, 1)
 
 
+def test_so_is_a_first_effect_that_was_allowed_in_time() -> None:
+    found = judge([line(2, 20, 3), line(1, 10, 2), line(2, 20, 4), line(1, 10, 4)])
+    assert (found.late, found.jobs) == (1, 2)
+    assert found.broken == ["a job of term 1 had an effect while one of term 2 ran"]
+
+
 def test_what_ends_in_order_is_neither() -> None:
     found = judge([line(1, 10, 1), line(1, 10, 2, "end:lost"), line(2, 20, 3)])
     assert (found.broken, found.late, found.ended_late, found.jobs, found.terms) == ([], 0, 0, 2, 2)

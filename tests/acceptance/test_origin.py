@@ -252,7 +252,7 @@ class TestClosed:
     def test_a_damaged_checkpoint_is_set_aside_and_the_node_takes_no_term_before_it_read_the_log(
         self, group: Group
     ) -> None:
-        a, b = lead(group, "a", lease_s=SHORT_LEASE_S), start(group, "b")
+        a, b = lead(group, "a"), start(group, "b")
         register(a, "x")
         b.promote()
         a.stop()

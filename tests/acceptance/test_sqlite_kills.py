@@ -18,4 +18,3 @@ def test_whoever_is_killed_nothing_that_was_published_is_lost(tmp_path: Path, wa
     print(*transcript, sep="\n")
     assert story.broken == []
     assert sum(story.done.values()) == 6
-    assert all(reader.reads for reader in story.readers)

@@ -110,7 +110,7 @@ def test_the_units_run_and_a_node_that_dies_is_replaced_at_once(hosts: Hosts) ->
     # and the job worker and the archiver do their work
     queued = hosts.machine.running["jobs"].exec(["/srv/replicator/venv/bin/replicator", "verify", "--queue"])
     assert queued.returncode == 0, queued.stderr
-    assert (hosts.state / "replicator/archive/archiver.json").exists()
+    eventually((hosts.state / "replicator/archive/archiver.json").exists, "an archive", patience_s=PATIENCE_S)
     # and all stop in order at SIGTERM
     assert {name: hosts.machine.running[name].stop() for name in UNITS} == dict.fromkeys(UNITS, 0)
     assert sorted(path.name for path in (hosts.state / "replicator/nodes").iterdir()) == ["a", "b"]

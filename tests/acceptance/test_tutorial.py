@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.sandbox.free_ports import free_port
+from replicator.sandbox.free_ports import free_ports
 
 PAGE = (Path(__file__).parents[2] / "docs/tutorial.md").read_text()
 
@@ -113,9 +113,8 @@ def shell(directory: Path) -> Iterator[Shell]:
 
 
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
-    page = PAGE
-    for port in PORTS:
-        page = page.replace(port, str(free_port()))
+    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    page = re.sub("|".join(PORTS), lambda port: ports[port[0]], PAGE)
     (tmp_path / "service.py").write_text(blocks(page, "python")[0])
     with shell(tmp_path) as bash:
         for command, shown in steps(page):

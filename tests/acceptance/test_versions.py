@@ -109,6 +109,13 @@ class Site:
         (found,) = [check for check in checks if check["check"] == name]
         return dict(found)
 
+    def problems(self) -> list[str]:
+        """What the nodes have reported; as soon as there is any, `status` fails."""
+        result = CliRunner().invoke(cli, ["--redis", self.redis, "--group", GROUP, "status", "--output", "json"])
+        found = [node["problem"] for node in json.loads(result.stdout)["nodes"] if node["problem"]]
+        assert result.exit_code == 1 or not found
+        return found
+
     def close(self) -> None:
         for process in self.nodes.values():
             process.kill()
@@ -235,8 +242,7 @@ def test_old_code_stops_before_the_new_version_and_goes_on_when_it_is_upgraded(s
     told = stopped.read()
     assert (told["numbers"], told["version"]) == ({"sum": 1}, 1), "it serves what it has"
     assert "upgrade this node" in told["stalled"]
-    eventually(lambda: any(node["problem"] for node in site.command("status", exit_code=1)["nodes"]), "its report")
-    (problem,) = [node["problem"] for node in site.command("status", exit_code=1)["nodes"] if node["problem"]]
+    (problem,) = eventually(site.problems, "its report")
     assert "upgrade this node" in problem
     assert site.check("versions")["level"] == "problem"
     assert "which c cannot read" in site.check("versions")["message"]

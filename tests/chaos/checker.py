@@ -47,6 +47,8 @@ from heapq import merge
 from itertools import pairwise
 from operator import itemgetter
 
+from replicator.format.ids import era_of
+
 from .history import Operation
 from .values import digests
 
@@ -88,7 +90,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sighting:
-    """What a node said of itself at a time."""
+    """What a node said of itself. `at`: when it was asked; it was so then, or a moment later."""
 
     at: int
     node: str
@@ -129,7 +131,7 @@ class Run:
     """All that was noted of a run.
 
     `finals`: the state of each node at the end. `told`: the terms in the history of the group; None: it was not asked.
-    `problems`: what kept the group from settling.
+    `unread`: terms that may have been written without being seen. `problems`: what kept the group from settling.
     """
 
     setting: Setting = field(default_factory=Setting)
@@ -140,6 +142,7 @@ class Run:
     finals: Mapping[str, Sequence[str]] = field(default_factory=dict)
     forks: Sequence[Fork] = ()
     told: Sequence[Term] | None = None
+    unread: Sequence[range] = ()
     problems: Sequence[str] = ()
 
 
@@ -448,8 +451,15 @@ def _told(facts: _Facts) -> Iterator[str]:
         for each in facts.run.sightings
         if each.role == "primary"
     ]
+    # A node that has not heard yet of the loss calls itself the primary of a term from before: one of another era.
+    era = era_of(max(told, default=0))
     for each in sorted(
-        {each for at, each in seen if lost_at is None or at > lost_at or each.term in told}, key=_number
+        {
+            each
+            for at, each in seen
+            if lost_at is None or (at > lost_at and era_of(each.term) == era) or each.term in told
+        },
+        key=_number,
     ):
         if told.get(each.term) != each:
             other = told.get(each.term)
@@ -457,6 +467,8 @@ def _told(facts: _Facts) -> Iterator[str]:
             yield f"{each.node}/{each.boot[:6]} had term {each.term}, and the history says {says}"
     if lost_at is None:
         for term in sorted(told.keys() - {each.term for _, each in seen}):
+            if any(term in missed for missed in facts.run.unread):
+                continue  # it was over, and trimmed, between two looks
             yield f"the history has term {term} of {told[term].node}, which nobody saw"
 
 

@@ -11,6 +11,7 @@ input does, and with it the write under way, as soon as that is answered.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import random
 import signal
@@ -110,9 +111,15 @@ class Client(threading.Thread):
         """Send a value again that was answered; whether this node answers, too."""
         return outcome_of(self._submit(node, place.value, "appended", key=place.value)) == "ok"
 
+    @property
+    def next_value(self) -> str:
+        """What the next write will be of."""
+        return f"{self.name}-{self._count + 1}"
+
     def _next_value(self) -> str:
+        value = self.next_value
         self._count += 1
-        return f"{self.name}-{self._count}"
+        return value
 
     def _submit(self, node: str, value: str, ack: str, *, key: str) -> dict[str, Any]:
         request = {"op": "submit", "value": value, "ack": ack, "key": key, "timeout_s": TIMEOUT_S}
@@ -176,6 +183,7 @@ def outcome_of(answer: dict[str, Any]) -> str:
 def main() -> None:
     """Run the threads of one client until SIGTERM."""
     options = _options()
+    faulthandler.enable()
     nodes = {name: Path(path) for name, _, path in (node.partition("=") for node in options.nodes.split(","))}
     notes = Notes(options.history)
     clients = [

@@ -37,7 +37,6 @@ POLL_S = 0.05
 
 #: What a node is told once everything is over.
 HEALS: tuple[dict[str, Any], ...] = (
-    {"op": "slow", "seconds": 0.0},
     {"op": "frail", "how": ""},
     {"op": "silent-names", "on": False},
 )
@@ -217,16 +216,19 @@ class Cluster:
             node.start()
             self.free_disk(name)
             for request in HEALS:
-                self.wait_for(partial(self.tell, name, **request), 10)
+                self.wait_for(partial(self._is_healed, name, request))
 
-    def slow_disk(self, name: str, seconds: float) -> bool:
-        """Make every save of that node take longer; whether it heard."""
-        return self.tell(name, op="slow", seconds=seconds)
+    def _is_healed(self, name: str, request: dict[str, Any]) -> bool:
+        return self.tell(name, timeout_s=5.0, **request) or not self.nodes[name].alive
 
-    def tell(self, name: str, **request: Any) -> bool:
+    def slow_disk(self, name: str, seconds: float, *, for_s: float) -> bool:
+        """Make every save of that node take so much longer, for so long; whether it heard."""
+        return self.tell(name, op="slow", seconds=seconds, until=time.monotonic() + for_s)
+
+    def tell(self, name: str, *, timeout_s: float = 0.3, **request: Any) -> bool:
         """Have a node do something; whether it heard."""
         try:
-            self.call(name, request, timeout_s=0.3)
+            self.call(name, request, timeout_s=timeout_s)
         except (NotSent, NoAnswer):
             return False
         return True
@@ -296,14 +298,15 @@ class Cluster:
 
     def collect(self, problems: Sequence[str] = ()) -> Run:
         """End the nodes, and give all that was noted."""
-        every = [*problems, *self._complaints(), *self._found]
-        finals = {name: self._values(name) for name in self.names if self._status_now(name)}
+        told = {name: self._told_at_the_end(name) for name in self.names}
+        every = [*problems, *self._complaints(told), *self._found]
+        finals = self._finals([name for name in self.names if told[name]])
         for node in self.nodes.values():
             node.stop()
         self.redis.finish()
         self._loops.stop()
         self.log.once()  # when one stopped, another one may have taken a last term
-        told = self._history(every)
+        history = self._history(every)
         finals |= {f"the disk of {name}": self._values_on_disk(name) for name in finals}
         every += [problem for process in (*self._clients, *self.nodes.values()) for problem in process.problems]
         return Run(
@@ -314,7 +317,8 @@ class Cluster:
             written=self.log.written,
             finals=finals,
             forks=[fork for name in self.names for fork in self._forks(name)],
-            told=told,
+            told=history,
+            unread=self.log.unread,
             problems=every,
         )
 
@@ -331,9 +335,31 @@ class Cluster:
         taken = (entry for entry in entries if entry.takes_term and not entry.from_log)
         return [Term(term=each.term, node=each.node or "", boot=each.boot or "") for each in taken]
 
-    def _complaints(self) -> Iterator[str]:
-        for name in self.names:
-            told = self.status(name)
+    def _told_at_the_end(self, name: str) -> dict[str, Any]:
+        """What a node says of itself, if it lives: on a busy machine it takes its time."""
+        told: list[dict[str, Any]] = []
+
+        def has_told() -> bool:
+            told.append(self._status_now(name))
+            return bool(told[-1]) or not self.nodes[name].alive
+
+        self.wait_for(has_told)
+        return told[-1]
+
+    def _finals(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """The values of each node, at one moment: nothing came in between, of a write that nobody waited for."""
+        found: list[dict[str, list[str]]] = []
+
+        def at_rest() -> bool:
+            before = [self._status_now(name).get("count") for name in names]
+            found.append({name: self._values(name) for name in names})
+            return before == [len(found[-1][name]) for name in names]
+
+        self.wait_for(at_rest)
+        return found[-1]
+
+    def _complaints(self, every: dict[str, dict[str, Any]]) -> Iterator[str]:
+        for name, told in every.items():
             if not told:
                 yield f"{name} does not answer"
             elif told["failed"] or told["stalled"]:

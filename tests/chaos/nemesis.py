@@ -165,8 +165,8 @@ class Nemesis:
         return undo
 
     def _slow_disk(self, fault: Fault, node: str) -> Undo:
-        undo = self._lasting(fault.kind, node, lambda: self._cluster.slow_disk(node, 0.0))
-        self._cluster.slow_disk(node, float(fault.option))
+        undo = self._lasting(fault.kind, node, _nothing)  # it ends by itself: nobody needs to be heard
+        self._cluster.slow_disk(node, float(fault.option), for_s=fault.seconds)
         return undo
 
     def _full_disk(self, fault: Fault, node: str) -> Undo:

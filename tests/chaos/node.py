@@ -2,8 +2,8 @@
 
     python -m tests.chaos.node --name a --group g --redis URL --data DIR --socket PATH --lease 0.6
 
-Requests (`op`): `submit`, `read`, `values`, `status`, `slow` (each save of the checkpoint takes so much longer from now
-on), `frail` (the application's `snapshot` fails from now on), `silent-names` (nobody resolves a name), `fork` (the
+Requests (`op`): `submit`, `read`, `values`, `status`, `slow` (each save of the checkpoint takes so much longer for a
+while), `frail` (the application's `snapshot` fails from now on), `silent-names` (nobody resolves a name), `fork` (the
 process forks). It ends when its standard input does: then whoever started it is gone. `--break NAME` takes a rule out
 of replicator in this process (`broken.py`).
 """
@@ -11,6 +11,7 @@ of replicator in this process (`broken.py`).
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -53,14 +54,15 @@ def shrink_snapshots() -> None:
 
 
 class SlowDisk:
-    """Makes every save of a checkpoint in this process take `seconds` longer."""
+    """Makes every save of a checkpoint in this process take `seconds` longer, `until` a time of the monotonic clock."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = self.until = 0.0
         save = Checkpoint.save
 
         def slowly(checkpoint: Checkpoint, *args: Any, **options: Any) -> None:
-            time.sleep(self.seconds)
+            if time.monotonic() < self.until:
+                time.sleep(self.seconds)
             save(checkpoint, *args, **options)
 
         Checkpoint.save = slowly  # type: ignore[assignment, method-assign]
@@ -155,8 +157,8 @@ class Service:
             if term == self._node.term:
                 return term, role
 
-    def slow(self, seconds: float) -> dict[str, Any]:
-        self._disk.seconds = seconds
+    def slow(self, seconds: float, until: float) -> dict[str, Any]:
+        self._disk.seconds, self._disk.until = seconds, until
         return {}
 
     def frail(self, how: str) -> dict[str, Any]:
@@ -203,6 +205,7 @@ class Service:
 def main() -> None:
     """Run one node until SIGTERM, or until standard input ends."""
     options = _options()
+    faulthandler.enable()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s",
         datefmt="%H:%M:%S",

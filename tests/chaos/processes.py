@@ -17,8 +17,8 @@ ROOT = Path(next(iter(tests.__path__))).parent
 #: What a node says that cannot start because its disk is full. Whoever supervises it starts it again.
 NO_ROOM = "are free on that disk"
 
-#: A node that is told to end writes its checkpoint and gives its lease back.
-STOP_TIMEOUT_S = 10.0
+#: A node that is told to end writes its checkpoint and gives its lease back, on a machine that is busy.
+STOP_TIMEOUT_S = 60.0
 
 
 class Process:
@@ -73,9 +73,19 @@ class Process:
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
         if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.problems.append(f"{self.log.stem} did not end within {timeout_s:g} s: its log says what it is in")
+                self._tell_where_it_is()
         self.kill()
+
+    def _tell_where_it_is(self) -> None:
+        """Every thread writes its stack into the log: faulthandler does that when it is aborted."""
+        assert self._process is not None
+        self._signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_TIMEOUT_S)
 
     def note_its_end(self) -> None:
         """Remember it if it ended by itself."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import redis as redis_py
 from redis.backoff import NoBackoff
@@ -206,12 +206,14 @@ class OneRedis:
         self._tell(set_)
         return lambda: self._tell(back)
 
-    def _tell(self, command: Sequence[str]) -> None:
+    def _tell(self, command: Sequence[str]) -> Any:
+        """What it says to that; None if it is dead, hangs, or refuses."""
         with (
             contextlib.suppress(redis_py.exceptions.RedisError),
             redis_py.Redis.from_url(self.server.url, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)) as client,
         ):
-            client.execute_command(*command)
+            return client.execute_command(*command)
+        return None
 
     def _kill(self) -> Undo:
         began = time.monotonic_ns()
@@ -239,6 +241,7 @@ class OneRedis:
         """
         began = time.monotonic_ns()
         copy = self.server.data_dir.with_name(f"copy-{began}")
+        self._write_out()
         self._pause()
         shutil.copytree(self.server.data_dir, copy, ignore=shutil.ignore_patterns("*.sock", "*.log"))
         self._resume()
@@ -252,6 +255,15 @@ class OneRedis:
             self.events.append(Event(kind="power-cut", began=began, ended=time.monotonic_ns()))
 
         return undo
+
+    def _write_out(self) -> None:
+        """Wait until the AOF has what Redis acknowledged before: with `everysec` it waits for a disk that is busy."""
+        deadline = time.monotonic() + AGREE_S
+        while time.monotonic() < deadline:
+            told = self._tell(("INFO", "persistence")) or {}
+            if not told.get("aof_buffer_length"):
+                return
+            time.sleep(0.01)
 
     def heal(self) -> None:
         self._resume()
@@ -323,9 +335,9 @@ class ReplicatedRedis:
         self.events: list[Event] = []
         self.topology = topology
         self.data_servers = list(data_servers)
-        #: Since when the servers may disagree on who is the master, and whether they agreed when they were last asked.
-        self._disputed_since = 0
+        #: Whether the servers agreed on who is the master when they were last asked, and since when they may not.
         self._agreed = True
+        self._agreed_at = 0
         self._master = self.data_servers[0].url
 
     def start(self, nodes: Sequence[str]) -> None:
@@ -379,8 +391,7 @@ class ReplicatedRedis:
         return undo
 
     def _dispute(self) -> None:
-        if self._agreed:
-            self._agreed, self._disputed_since = False, time.monotonic_ns()
+        self._agreed = False
 
     def heal(self) -> None:
         for server in self.topology.servers:
@@ -389,16 +400,20 @@ class ReplicatedRedis:
             server.start()
 
     def watch(self) -> None:
-        """A failover lasts from the fault on until all servers agree again, the old master as a replica."""
+        """A failover lasts from when all servers agreed last until they do again, the old master as a replica.
+
+        It may have begun before a fault, and before it is seen: a sentinel takes a busy master for dead.
+        """
+        asked_at = time.monotonic_ns()
         roles = [_role_of(server) for server in self.data_servers]
         masters = [server.url for server, role in zip(self.data_servers, roles, strict=True) if role == "master"]
         if None in roles or len(masters) != 1:
             self._dispute()
             return
         if masters[0] != self._master:
-            self.events.append(Event(kind="failover", began=self._disputed_since, ended=time.monotonic_ns()))
+            self.events.append(Event(kind="failover", began=self._agreed_at, ended=time.monotonic_ns()))
             self._master = masters[0]
-        self._agreed = True
+        self._agreed, self._agreed_at = True, asked_at
 
     def finish(self) -> None:
         """Wait until the servers agree. If they never do, nobody knows what they lost since they last did."""
@@ -406,7 +421,7 @@ class ReplicatedRedis:
         while not self._agreed and time.monotonic() < deadline:
             time.sleep(0.1)
         if not self._agreed:
-            self.events.append(Event(kind="failover", began=self._disputed_since, ended=time.monotonic_ns()))
+            self.events.append(Event(kind="failover", began=self._agreed_at, ended=time.monotonic_ns()))
 
     def _current(self) -> RedisServer:
         return next(server for server in self.data_servers if server.url == self._master)

@@ -141,6 +141,20 @@ def test_a_redis_that_lost_something_may_have_lost_what_was_told_before() -> Non
     assert broken(check(run(told=[A1], **flaws | {"sightings": later}))) == ["told"]
 
 
+def test_a_term_from_before_a_loss_may_be_seen_after_it() -> None:
+    # given a node that calls itself the primary of a term that Redis has lost, and then another one leads
+    late = [seen(6, 7, node="b", boot="b1", role="primary")]
+    flaws: dict[str, Any] = {"events": [happened("failover", 5)], "written": [], "sightings": late}
+    assert check(run(told=[Term(term=2**20 + 1, node="a", boot="a1")], **flaws)).ok
+    assert broken(check(run(told=[A1], **flaws))) == ["told"]
+
+
+def test_a_term_that_was_trimmed_before_anybody_looked_need_not_have_been_seen() -> None:
+    told = [A1, Term(term=2, node="b", boot="b1")]
+    assert broken(check(run(told=told))) == ["told"]
+    assert check(run(told=told, unread=[range(2, 3)])).ok
+
+
 def test_an_empty_run_passes() -> None:
     assert check(Run()).ok
 

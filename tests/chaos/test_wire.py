@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,10 +44,12 @@ def test_without_anybody_there_nothing_was_sent(path: Path) -> None:
 
 def test_an_answer_that_does_not_come_leaves_it_open_and_does_not_come_later(path: Path) -> None:
     # given a server whose first answer takes its time
-    slow = iter([0.3, 0.0])
+    given_up, late = threading.Event(), threading.Event()
 
     def answer(request: dict[str, object]) -> dict[str, object]:
-        time.sleep(next(slow))
+        if request["number"] == 1:
+            given_up.wait()
+            late.set()
         return request
 
     server = serving(path, answer)
@@ -56,6 +57,8 @@ def test_an_answer_that_does_not_come_leaves_it_open_and_does_not_come_later(pat
     # when the caller does not wait for it
     with pytest.raises(NoAnswer):
         caller.call({"number": 1}, 0.05)
+    given_up.set()
+    late.wait()
     # then its next call gets its own answer
     assert caller.call({"number": 2}, 5) == {"number": 2}
     caller.close()

@@ -58,13 +58,14 @@ class NodeWatcher:
         self._notes = notes
 
     def once(self) -> None:
+        asked_at = time.monotonic_ns()
         try:
             self.status = self._caller.call({"op": "status"}, PATIENCE_S)
         except (NotSent, NoAnswer):
             self.status = {}
             return
         fields = {name: self.status[name] for name in ("boot", "term", "role")}
-        seen = Sighting(at=time.monotonic_ns(), node=self.node, **fields)
+        seen = Sighting(at=asked_at, node=self.node, **fields)
         if not self.sightings or _what(self.sightings[-1]) != _what(seen):
             self.sightings.append(seen)
             self._notes.add(asdict(seen))
@@ -85,6 +86,8 @@ class LogWatcher:
         #: Each run of Redis that was seen, and when first.
         self.runs: list[tuple[int, str]] = []
         self.problem = ""
+        #: Terms of which the log may have had records that were trimmed before they were read.
+        self.unread: list[range] = []
         self._log = open_log()
         self._after = ZERO_ID
         self._notes = notes
@@ -111,6 +114,8 @@ class LogWatcher:
     def _read_on(self) -> bool:
         batch = self._log.read(self._after, count=500)
         for record in batch.records:
+            if record.id.n != self._after.n + 1:
+                self.unread.append(range(self._after.term + 1, record.id.term))
             seen = Written(term=record.id.term, n=record.id.n, node=record.node, boot=record.boot)
             self.written.append(seen)
             self._notes.add({"kind": record.kind, **asdict(seen)})

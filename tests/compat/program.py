@@ -47,7 +47,7 @@ def answer(node: Node[Any], order: dict[str, Any]) -> Any:
 
 def main() -> None:
     name, redis, data_dir = sys.argv[1:]
-    with Node(Counters(), group=GROUP, name=name, redis=redis, data_dir=data_dir, lease_s=3.0) as node:
+    with Node(Counters(), group=GROUP, name=name, redis=redis, data_dir=data_dir, lease_s=10.0) as node:
         print(json.dumps("started"), flush=True)
         for line in sys.stdin:
             try:
