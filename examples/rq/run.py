@@ -20,6 +20,7 @@ from rq.serializers import JSONSerializer
 from replicator import ops
 from replicator.client import Client
 from replicator.log.redis_log import RedisLog, client_for
+from replicator.runtime.signals import Interruption
 from replicator.sandbox.stack import DevStack
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +39,8 @@ def main() -> None:
             conf=HERE / "supervisord.conf",
             environment={"EXAMPLE_DIR": str(HERE)},
         )
-        stack.run(play, stay=False)
+        with Interruption() as interruption:
+            stack.run_until(interruption, play)
 
 
 def play(stack: DevStack) -> None:
