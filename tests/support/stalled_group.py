@@ -45,6 +45,6 @@ def at_one_change(group: Group, *names: str) -> RecordId | None:
     look = group.server.look()
     assert look.head is not None
     beats = [beat for name, beat in look.heartbeats.items() if not names or name in names]
-    if len(beats) < len(names):
-        return None  # one has not reported yet
+    if len(beats) < len(names) or any(beat.left for beat in beats):
+        return None  # one has not reported yet, or not since it was started again
     return look.head.changed if {beat.stalled_at for beat in beats} == {look.head.changed} else None
