@@ -38,7 +38,7 @@ from replicator.web.failures import Failure, problem
 from replicator.web.redirect import redirect_to
 from tests.support.golden_json import GOLDEN, kept_or_rewritten
 from tests.support.json_names import TYPES, documented, names_in, wrong_types
-from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, Group, eventually, in_step, put
+from tests.support.kv import KV, LEASE_S, PATIENCE_S, Group, eventually, in_step, put
 from tests.support.node_process import NodeProcess
 from tests.support.opaque import KIB, Text, pieces
 from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, with_term
@@ -106,9 +106,7 @@ def _keys(path: Path) -> Any:
 def _node(world: RedisWorld, directory: Path, name: str) -> Node:
     data_dir = directory / name
     url = world.server.url
-    return Node(
-        Registry(), group="g", name=name, redis=url, data_dir=data_dir, lease_s=LONG_LEASE_S, on_restart="standby"
-    )
+    return Node(Registry(), group="g", name=name, redis=url, data_dir=data_dir, lease_s=LEASE_S, on_restart="standby")
 
 
 def _of_a_group(world: RedisWorld, directory: Path) -> Given:
@@ -175,7 +173,7 @@ def _of_a_skip(world: RedisWorld, directory: Path) -> Given:
         return _run("--redis", world.server.url, "--group", "s", *args, "--output", "json")
 
     url = world.server.url
-    with Node(_Failing(), group="s", name="a", redis=url, data_dir=directory / "a", lease_s=LONG_LEASE_S) as a:
+    with Node(_Failing(), group="s", name="a", redis=url, data_dir=directory / "a", lease_s=LEASE_S) as a:
         a.promote(timeout_s=PATIENCE_S)
         with pytest.raises(Stalled):
             a.submit(put("k", 1))

@@ -24,7 +24,7 @@ from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.support.kv import (
     KV,
-    LONG_LEASE_S,
+    LEASE_S,
     PATIENCE_S,
     eventually,
     in_step,
@@ -48,7 +48,7 @@ class Nodes:
 
     def start(self, name: str, url: str, *, timeout_s: float = PATIENCE_S, **options: Any) -> Node:
         log = RedisLog(url, "g", timeout_s=timeout_s)
-        options = {"lease_s": LONG_LEASE_S} | options
+        options = {"lease_s": LEASE_S} | options
         node = Node(KV(), group="g", name=name, log=log, data_dir=self.directory / name, **options)
         self.nodes.append(node)
         node.start()

@@ -13,14 +13,14 @@ from click.testing import CliRunner, Result
 from replicator import Node, ReplicatorError
 from replicator.cli import cli
 from replicator.sandbox.redis_server import RedisServer
-from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, in_step, put
+from tests.support.kv import KV, LEASE_S, PATIENCE_S, eventually, in_step, put
 
 GROUP = "numbers"
 
 
 @pytest.fixture
 def nodes(any_redis: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
-    options: dict[str, Any] = {"group": GROUP, "redis": any_redis.url, "lease_s": LONG_LEASE_S, "auto_promote": True}
+    options: dict[str, Any] = {"group": GROUP, "redis": any_redis.url, "lease_s": LEASE_S, "auto_promote": True}
     nodes = [Node(KV(), name=name, data_dir=tmp_path / name, **options) for name in "ab"]
     for node in nodes:
         node.start()

@@ -12,7 +12,7 @@ import pytest
 
 from replicator import DictState, Host, Leadership, LeadershipLost, Node, delete, put
 from replicator.sandbox.redis_server import RedisServer
-from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually
+from tests.support.kv import KV, LEASE_S, PATIENCE_S, eventually
 
 DOCS = Path(__file__).parents[2] / "docs" / "roles.md"
 
@@ -28,7 +28,7 @@ def execute(program: str, names: dict[str, Any]) -> None:
 def test_the_first_example_expires_performs_and_shows(any_redis: RedisServer, tmp_path: Path) -> None:
     shown: list[bool] = []
     performed: list[str] = []
-    node = Node(DictState(), group="g", name="a", redis=any_redis.url, data_dir=tmp_path, lease_s=LONG_LEASE_S)
+    node = Node(DictState(), group="g", name="a", redis=any_redis.url, data_dir=tmp_path, lease_s=LEASE_S)
 
     def outdated(node: Node[DictState]) -> list[str]:
         with node.reading() as flags:
@@ -86,8 +86,7 @@ def test_the_nodes_of_a_host_have_their_work_done(any_redis: RedisServer, tmp_pa
 
     with Host(any_redis.url) as host:
         nodes = [
-            host.node(KV(), group=group, name="a", data_dir=tmp_path / group, lease_s=LONG_LEASE_S)
-            for group in ("g", "h")
+            host.node(KV(), group=group, name="a", data_dir=tmp_path / group, lease_s=LEASE_S) for group in ("g", "h")
         ]
         for node in nodes:
             node.while_leading(work)

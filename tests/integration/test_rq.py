@@ -23,7 +23,7 @@ from replicator.rq import enqueue_in_term, in_term, submit_from_job, term_meta
 from replicator.sandbox.redis_server import RedisServer
 from replicator.web.server import WebServer
 from tests.support import rq_jobs
-from tests.support.kv import LONG_LEASE_S, PATIENCE_S
+from tests.support.kv import LEASE_S, PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def _signals_as_they_were() -> Iterator[None]:
 @pytest.fixture
 def node(any_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node[Registry]]:
     """A service of one node, to whose URL jobs write."""
-    node = Node(Registry(), group="g", name="a", redis=any_redis.url, data_dir=tmp_path / "a", lease_s=LONG_LEASE_S)
+    node = Node(Registry(), group="g", name="a", redis=any_redis.url, data_dir=tmp_path / "a", lease_s=LEASE_S)
     with node, WebServer(registry_app(node)) as server:
         node.promote(timeout_s=PATIENCE_S)
         monkeypatch.setenv("REPLICATOR_TEST_URL", server.url)

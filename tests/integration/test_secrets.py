@@ -23,7 +23,7 @@ from replicator.jobs.queue import JobQueue
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import RedisServer
-from tests.support.kv import LONG_LEASE_S, PATIENCE_S, eventually
+from tests.support.kv import LEASE_S, PATIENCE_S, eventually
 
 #: A part of the password that stays as it is when that is percent-encoded.
 MARK = "Zq7xW4"
@@ -92,7 +92,7 @@ class Node:
             "REPLICATOR_LOG_LEVEL": "DEBUG",
         }
         command = [sys.executable, "-m", "replicator.workers.node", "--name", "a", "--data-dir", str(self.data_dir)]
-        beside = ["--file", str(self.file), "--http", self.http, "--auto-promote", "--lease-s", str(LONG_LEASE_S)]
+        beside = ["--file", str(self.file), "--http", self.http, "--auto-promote", "--lease-s", str(LEASE_S)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([*command, *beside], env=environment, stdout=log, stderr=log)
 

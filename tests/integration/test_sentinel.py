@@ -18,7 +18,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.conftest import RedisFactory
-from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, in_step, in_thread, put
+from tests.support.kv import KV, LEASE_S, PATIENCE_S, eventually, in_step, in_thread, put
 from tests.support.servers import servers_at_hand
 from tests.support.topology import CALM_MS, SERVICE, Sentinel, SentinelTopology
 from tests.support.worlds import GROUP, ids, lead, looked, warm
@@ -124,7 +124,7 @@ def test_nodes_go_on_after_a_failover_and_lose_nothing_that_the_new_master_has(
     nodes = []
     for name in "ab":
         log = RedisLog(topology.url, GROUP, timeout_s=1)
-        nodes.append(Node(KV(), group=GROUP, name=name, log=log, data_dir=tmp_path / name, lease_s=LONG_LEASE_S))
+        nodes.append(Node(KV(), group=GROUP, name=name, log=log, data_dir=tmp_path / name, lease_s=LEASE_S))
         nodes[-1].start()
     try:
         a, b = nodes

@@ -24,7 +24,7 @@ from replicator.node.options import NodeOptions
 from replicator.sandbox.redis_server import RedisServer
 from replicator.service.access import Access
 from replicator.service.serve import Program, serve
-from tests.support.kv import LONG_LEASE_S, PATIENCE_S, eventually
+from tests.support.kv import LEASE_S, PATIENCE_S, eventually
 from tests.support.worlds import promote
 
 
@@ -44,7 +44,7 @@ def _signals_as_they_were() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def settings(server: RedisServer, tmp_path: Path, *, lease_s: float = LONG_LEASE_S, **more: Any) -> dict[str, Any]:
+def settings(server: RedisServer, tmp_path: Path, *, lease_s: float = LEASE_S, **more: Any) -> dict[str, Any]:
     return {
         "name": "a", "group": "g", "redis": server.url, "data_dir": tmp_path / "a", "http": "127.0.0.1:0",
         "options": NodeOptions(lease_s=lease_s), "program": Program(),

@@ -27,7 +27,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer
 from replicator.storage.program_lock import program_is_over, take_program_lock
 from tests.support.beacon import beacon, signs
-from tests.support.kv import LONG_LEASE_S, PATIENCE_S, eventually
+from tests.support.kv import LEASE_S, PATIENCE_S, eventually
 from tests.support.role_commands import lines, telling
 
 MIB = 1024 * 1024
@@ -44,7 +44,7 @@ class Processes:
     def start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         command = [
             sys.executable, "-m", "replicator.workers.node", "--name", name, "--data-dir", str(self._directory / name),
-            "--lease-s", str(LONG_LEASE_S), "--publish-every-s", "0.05", *options,
+            "--lease-s", str(LEASE_S), "--publish-every-s", "0.05", *options,
         ]  # fmt: skip
         environment = {key: value for key, value in os.environ.items() if not key.startswith("REPLICATOR_")}
         environment |= {"REPLICATOR_REDIS": self._url, "REPLICATOR_GROUP": "g"}

@@ -14,7 +14,7 @@ from replicator.cli import cli
 from replicator.ops.verification import verify
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.flags import Flag, FlagState
-from tests.support.kv import LONG_LEASE_S, PATIENCE_S, eventually, in_step
+from tests.support.kv import LEASE_S, PATIENCE_S, eventually, in_step
 
 NewNode = Callable[..., Node[Any]]
 
@@ -25,7 +25,7 @@ def new_node(any_redis: RedisServer, tmp_path: Path) -> Iterator[NewNode]:
 
     def start(name: str, state: Any) -> Node[Any]:
         data_dir = tmp_path / name
-        nodes.append(Node(state, group="g", name=name, redis=any_redis.url, data_dir=data_dir, lease_s=LONG_LEASE_S))
+        nodes.append(Node(state, group="g", name=name, redis=any_redis.url, data_dir=data_dir, lease_s=LEASE_S))
         nodes[-1].start()
         return nodes[-1]
 

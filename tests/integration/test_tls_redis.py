@@ -23,7 +23,7 @@ from replicator.protocol.group import Code
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.support.certificates import Authority
-from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, in_step
+from tests.support.kv import KV, LEASE_S, PATIENCE_S, eventually, in_step
 from tests.support.kv import push as change
 from tests.support.needs import needs
 from tests.support.tls_redis import PACKAGE, tls_server
@@ -124,7 +124,7 @@ def test_two_nodes_replicate_over_tls(url: Url, tmp_path: Path) -> None:
     with ExitStack() as stack:
         a, b = (
             stack.enter_context(
-                Node(KV(), group="g", name=name, redis=url("localhost"), data_dir=tmp_path / name, lease_s=LONG_LEASE_S)
+                Node(KV(), group="g", name=name, redis=url("localhost"), data_dir=tmp_path / name, lease_s=LEASE_S)
             )
             for name in "ab"
         )

@@ -12,7 +12,7 @@ from replicator import Node, ops, tracing
 from replicator.log.redis_log import RedisLog
 from replicator.ops.certify import certify
 from replicator.sandbox.redis_server import RedisServer
-from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, push, pushed
+from tests.support.kv import KV, LEASE_S, PATIENCE_S, eventually, push, pushed
 
 
 def test_a_traced_change_reaches_standbys_disks_and_tools(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_traced_change_reaches_standbys_disks_and_tools(redis_server: RedisSer
     tracing.enable(provider)
     try:
         a, b = (
-            Node(KV(), group="g", name=name, redis=redis_server.url, data_dir=tmp_path / name, lease_s=LONG_LEASE_S)
+            Node(KV(), group="g", name=name, redis=redis_server.url, data_dir=tmp_path / name, lease_s=LEASE_S)
             for name in ("a", "b")
         )
         with a, b:

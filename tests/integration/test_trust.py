@@ -24,7 +24,7 @@ from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import RedisServer
 from replicator.web.head import NONCE
 from replicator.web.server import WebServer
-from tests.support.kv import LONG_LEASE_S, PATIENCE_S, eventually
+from tests.support.kv import LEASE_S, PATIENCE_S, eventually
 from tests.support.worlds import head_of, lead
 
 #: What a terminal obeys, what ends a line, and what turns the direction of writing.
@@ -225,7 +225,7 @@ class TestWhereItIsSent:
 
     def test_nodes_prove_theirs(self, any_redis: RedisServer, log: RedisLog, tmp_path: Path) -> None:
         a, b = (
-            Node(Registry(), group="g", name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=LONG_LEASE_S)
+            Node(Registry(), group="g", name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=LEASE_S)
             for name in "ab"
         )
         with a, b, WebServer(registry_app(a)) as server:

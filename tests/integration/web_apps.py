@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from replicator import Node, ReplicatorError
 from replicator.ui.page import Page
 from replicator.web import asgi, wsgi
-from tests.support.kv import KV, LONG_LEASE_S
+from tests.support.kv import KV, LEASE_S
 
 
 def _node() -> Node[KV]:
@@ -27,7 +27,7 @@ def _node() -> Node[KV]:
         redis=os.environ["APP_REDIS"],
         data_dir=os.environ["APP_DIR"],
         http=os.environ["APP_HTTP"],
-        lease_s=float(os.environ.get("APP_LEASE_S", LONG_LEASE_S)),
+        lease_s=float(os.environ.get("APP_LEASE_S", LEASE_S)),
         auto_promote=True,
     )
 

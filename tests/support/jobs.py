@@ -21,7 +21,7 @@ from replicator.cli import cli
 from replicator.jobs.queue import JobQueue, queue_name
 from replicator.log.redis_log import client_for
 from replicator.sandbox.redis_server import RedisServer
-from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, in_step, push
+from tests.support.kv import KV, LEASE_S, PATIENCE_S, eventually, in_step, push
 
 WAIT_S = 180.0
 
@@ -51,7 +51,7 @@ class JobsWorld:
         self.server = RedisServer(directory / "redis").start()
         self.url = self.server.url
         self.nodes = [
-            Node(KV(), group="g", name=name, redis=self.url, data_dir=directory / name, lease_s=LONG_LEASE_S)
+            Node(KV(), group="g", name=name, redis=self.url, data_dir=directory / name, lease_s=LEASE_S)
             for name in "ab"
         ]
         self.worker: subprocess.Popen[bytes] | None = None

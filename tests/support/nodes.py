@@ -68,6 +68,35 @@ def reported(group: Group, *nodes: Node) -> None:
     eventually(all_told, "the heartbeats")
 
 
+def lease_runs_out(node: Node, in_s: float = 0.3) -> None:
+    """The node's lease ends so soon, as its last renewal had been asked for long ago. It fails to renew it meanwhile.
+
+    So its lease may be so long that no busy machine costs it before. What Redis has of it stays: see `Group.end_lease`.
+    """
+    lease = node._setup.lease
+    with node._running.ha_loop.lease_keeper._leasing:  # no renewal is under way
+        lease.renewed(lease.now() - lease.length_s + in_s)
+
+
+def is_missed_late(group: Group, node: Node) -> None:
+    """The others would wait for a minute for its next heartbeat before they take it for dead. It comes as ever."""
+    reporter = node._running.ha_loop.reporter
+    heartbeat, every_ms = reporter.heartbeat, 20_000
+    reporter.heartbeat = lambda: heartbeat()._replace(every_ms=every_ms)  # type: ignore[method-assign]
+
+    def is_told() -> bool:
+        group.wake()
+        told = group.server.look().heartbeats.get(node.name)
+        return told is not None and told.every_ms == every_ms
+
+    eventually(is_told, "the heartbeat")
+
+
+def impatient(node: Node) -> None:
+    """What becomes of a write whose answer is lost, it gives up soon to find out."""
+    node._running.primary.writer._patience_s = 0.2
+
+
 def sleeps(group: Group, node: Node) -> None:
     """Wait until nothing but the end of the holder's lease, or being woken, has the node look at the group again."""
     policy = node._running.ha_loop._policy._replace(beat_every_s=3600.0)

@@ -54,4 +54,11 @@ def pieces(size: int, seed: int = 1) -> list[bytes]:
 
 
 def has(node: Node, expected: list[Any]) -> None:
-    eventually(lambda: node._setup.state.pieces == expected, f"{node.name} having it")
+    """Wait until it has that, and knows it: what a node says of its state moves with the state, under this lock."""
+
+    def there() -> bool:
+        with node._running.replica.applied.lock:
+            found: list[Any] = node._setup.state.pieces
+        return found == expected
+
+    eventually(there, f"{node.name} having it")

@@ -15,7 +15,7 @@ from replicator.format.ids import ZERO_CHAIN, extend_chain
 from replicator.log.redis_log import RedisLog
 from replicator.storage.keyring import Entry, KeyFile, new_key, write_entries
 
-from .kv import KV, LONG_LEASE_S, PATIENCE_S, eventually, push, put
+from .kv import KV, LEASE_S, PATIENCE_S, eventually, push, put
 
 __all__ = ["MARKER", "Entries", "Intruder", "Scene", "key_file"]
 
@@ -40,7 +40,7 @@ class Scene:
         self.nodes: list[Node[KV]] = []
 
     def start(self, name: str, **options: Any) -> Node[KV]:
-        options = {"lease_s": LONG_LEASE_S, "key_file": self.keys, "data_dir": self.directory / name} | options
+        options = {"lease_s": LEASE_S, "key_file": self.keys, "data_dir": self.directory / name} | options
         node = Node(KV(), group=self.group, name=name, redis=self.url, **options)
         self.nodes.append(node)
         node.start()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator import Node, ReplicatorError
-from tests.support.kv import KV, LONG_LEASE_S, PATIENCE_S
+from tests.support.kv import KV, LEASE_S, PATIENCE_S
 
 
 class Failing(KV):
@@ -27,9 +27,7 @@ class Failing(KV):
 
 
 def main(url: str, directory: str, name: str) -> None:
-    with Node(
-        Failing(), group="g", name=name, redis=url, data_dir=Path(directory) / name, lease_s=LONG_LEASE_S
-    ) as node:
+    with Node(Failing(), group="g", name=name, redis=url, data_dir=Path(directory) / name, lease_s=LEASE_S) as node:
         print(json.dumps("started"), flush=True)
         for line in sys.stdin:
             try:

@@ -37,6 +37,9 @@ CALM_MS = 3_600_000
 #: How often a state that is waited for is asked for.
 POLL_EVERY_S = 0.02
 
+#: Long enough for a busy machine, for servers that agree as for one that answers.
+PATIENCE_S = 60.0
+
 SLOTS = 16384
 
 #: Replicas follow at once, and notice at once that their master is gone.
@@ -171,7 +174,7 @@ class SentinelTopology(Topology):
         """Start all, and wait until the sentinels know each other and every replica follows."""
         for server in (*self.servers, *self.sentinels):
             server.start()
-        wait_until(self._complete, 60)
+        wait_until(self._complete)
 
     def stop(self) -> None:
         # Sentinels first: they would choose another master at once.
@@ -179,7 +182,7 @@ class SentinelTopology(Topology):
             sentinel.kill()
         super().stop()
 
-    def wait_for_failover(self, timeout_s: float = 60.0) -> RedisServer:
+    def wait_for_failover(self, timeout_s: float = PATIENCE_S) -> RedisServer:
         """Wait until all sentinels that run name another master than before, and it is one; then give it.
 
         Before: at the start, or at the last failover that was waited for.
@@ -252,7 +255,7 @@ class ClusterTopology(Topology):
         self._share_slots()
         for server in self.servers[1:]:
             ask(self.servers[0], "CLUSTER", "MEET", "127.0.0.1", str(server.port))
-        wait_until(lambda: all(map(self._is_well, self.servers)), 60)
+        wait_until(lambda: all(map(self._is_well, self.servers)))
         for replica in self.servers[self._masters :]:
             self._attach(replica)
 
@@ -302,14 +305,14 @@ class ClusterTopology(Topology):
 
     def _attach(self, replica: RedisServer) -> None:
         ask(replica, "CLUSTER", "REPLICATE", self.id_of(self.servers[0]))
-        wait_until(lambda: b"master_link_status:up" in ask(replica, "INFO", "replication"), 60)
+        wait_until(lambda: b"master_link_status:up" in ask(replica, "INFO", "replication"))
 
 
 def ask(server: RedisServer, *command: Any) -> Any:
     """Send one command, give its answer as it comes."""
     # Its methods carry no types.
     make: Any = redis.Connection
-    connection = make(host="127.0.0.1", port=server.port, protocol=2, socket_timeout=60)
+    connection = make(host="127.0.0.1", port=server.port, protocol=2, socket_timeout=PATIENCE_S)
     try:
         connection.connect()
         connection.send_command(*command)
@@ -328,7 +331,7 @@ def asked(server: RedisServer, question: Callable[[Any], Any]) -> Any:
     return None
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float) -> None:
+def wait_until(condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"it did not come about within {timeout_s:g} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,19 @@ from replicator.protocol.heartbeat import EVERY_MS_MAX
 from replicator.replica.replica import Replica
 from replicator.runtime.gc_pause import HeldCollector
 from replicator.testing import MemoryRedis
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventually, in_step, in_thread, push, pushed
+from tests.support.kv import (
+    BEAT_S,
+    LEASE_S,
+    PATIENCE_S,
+    SHORT_LEASE_S,
+    FaultyLog,
+    Group,
+    eventually,
+    in_step,
+    in_thread,
+    push,
+    pushed,
+)
 from tests.support.worlds import promote
 
 #: Nothing is to be waited for that long.
@@ -72,7 +85,7 @@ class Waiter:
 
     def __init__(self, group: Group) -> None:
         self.log = Heard(group.server)
-        self.node = group.primary("a", log=self.log, lease_s=5.0)
+        self.node = group.primary("a", log=self.log)
         self.node.submit(push("x"))
         self.node._running.replica.flush()  # its own disk counts as well, and would have it a moment later
         self.id = self.node.position.id
@@ -104,7 +117,7 @@ class TestWhoLives:
     """Of a real group: the acks and heartbeats that somebody wrote by hand, and those of a standby."""
 
     def test_a_heartbeat_that_is_not_replaced_acknowledges_nothing(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         node_state = a._running.replica.node_state
         forged = node_state.heartbeat()._replace(node="z", boot="z1", role="standby", every_ms=EVERY_MS_MAX)
         a.submit(push("x"))
@@ -117,8 +130,8 @@ class TestWhoLives:
             a.submit(push("y"), ack="applied:1", timeout_s=3 * SHORT_LEASE_S)
 
     def test_a_standby_counts_once_it_has_reported_twice(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
-        group.node("b", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
+        group.node("b", beat_every_s=BEAT_S)
         a.submit(push("x"), ack="applied:1", timeout_s=PATIENCE_S)
 
 
@@ -210,10 +223,10 @@ class TestRedis:
     def test_it_is_asked_for_what_the_level_says_behind_the_fence_of_the_term(
         self, waiter: Waiter, level: str, asked: dict[str, Any]
     ) -> None:
-        waiter.wait(level, 10.0)
+        waiter.wait(level, LONG_S)
         (call,) = waiter.log.asked
-        assert 9_000 < call.pop("timeout_ms") <= 10_000
-        assert call == {"writer": waiter.replica.node_state.me, "term": 1, "lease_ms": 5000, **asked}
+        assert LONG_S / 2 < call.pop("timeout_ms") / 1000 <= LONG_S
+        assert call == {"writer": waiter.replica.node_state.me, "term": 1, "lease_ms": LEASE_S * 1000, **asked}
 
     @pytest.mark.parametrize(
         ("level", "have", "enough"),
@@ -260,7 +273,7 @@ class TestRedis:
 
     def test_what_it_said_in_an_earlier_term_says_nothing_of_this_one(self, waiter: Waiter) -> None:
         waiter.wait("replicated:1")
-        waiter.node.promote()
+        waiter.node.promote(timeout_s=PATIENCE_S)
         waiter.node.submit(push("y"))
         waiter.wait("replicated:1", id_=waiter.node.position.id)
         assert [call["term"] for call in waiter.log.asked] == [1, 2]
@@ -362,9 +375,9 @@ class TestRedis:
 
 def test_the_time_that_a_confirmation_may_take_ends_with_the_wait(waiter: Waiter) -> None:
     waiter.log.answer = lambda: Confirmation(Reply(Code.OK), len(waiter.log.asked) - 1)
-    waiter.wait("replicated:1", 5.0)
+    waiter.wait("replicated:1", PATIENCE_S)
     first, second = (call["timeout_ms"] for call in waiter.log.asked)
-    assert 0 <= second <= first <= 5000
+    assert 0 <= second <= first <= PATIENCE_S * 1000
 
 
 class TestTasks:
@@ -383,11 +396,11 @@ class TestTasks:
 
     def test_those_that_wait_for_what_does_not_come_hold_up_nobody_and_are_no_threads(self, waiter: Waiter) -> None:
         async def others() -> list[Any]:
-            before = threading.active_count()
+            before = set(threading.enumerate())
             in_vain = await self.waiting(waiter, "applied:5", 300)
             (good,) = await self.waiting(waiter, "applied:1", 1)
             short = await self.waiting(waiter, "applied:2", 20, 0.05)
-            assert threading.active_count() <= before + 1, "one syncs the own disk, for all of them"
+            assert len(set(threading.enumerate()) - before) <= 1, "one syncs the own disk, for all of them"
             waiter.hear("b")
             outcomes = await self.all_of(good, *short)
             assert not any(wait.done() for wait in in_vain)
@@ -413,7 +426,7 @@ class TestTasks:
             waiter.log.answer = lambda: Confirmation(Reply(Code.OK), 1)
             for ack in ("appended", "fsynced", "replicated:1"):
                 await waiter.node.asubmit(push(ack), ack=ack)
-            with pytest.raises(NotAcknowledged):
+            with pytest.raises((NotAcknowledged, LogUnavailable)):  # as far as it comes in that time
                 await waiter.node.asubmit(push("applied"), ack="applied:1", timeout_s=0.05)
             await waiter.node.asubmit_many([push("many")], ack="fsynced")
 
@@ -481,9 +494,9 @@ class TestTasks:
             return Confirmation(Reply(Code.OK), 1)
 
         async def waits() -> list[Any]:
-            before = threading.active_count()
+            before = set(threading.enumerate())
             waits = await self.waiting(waiter, level, 200)
-            assert threading.active_count() == before + 1
+            assert len(set(threading.enumerate()) - before) == 1
             all_wait.set()
             return await self.all_of(*waits)
 
@@ -509,10 +522,14 @@ class TestTasks:
             good = [*await self.waiting(waiter, "replicated:1", 1), *await self.waiting(waiter, "fsynced", 1)]
             return await self.all_of(*good), await self.all_of(*in_vain)
 
+        def told() -> set[str]:
+            good, in_vain = asyncio.run(waits())
+            assert good == [None, None]
+            return {str(error).rpartition(": ")[2] for error in in_vain}
+
         waiter.log.answer = answer
-        good, in_vain = asyncio.run(waits())
-        assert good == [None, None]
-        assert {str(error).rpartition(": ")[2] for error in in_vain} == {"1 of 5 replicas have it"}
+        # On a busy machine their time may be over before anybody has asked.
+        eventually(lambda: told() == {"1 of 5 replicas have it"})
 
     @pytest.mark.parametrize(
         ("answer", "problem"),
@@ -532,7 +549,7 @@ class TestTasks:
             asyncio.run(asyncio.wait_for(waiter.acks.awaited(Level.parse("fsynced"), waiter.id, LONG_S), PATIENCE_S))
 
     def test_a_redis_that_does_not_answer_is_asked_again_and_named_in_the_end(self, waiter: Waiter) -> None:
-        failures = iter([LogUnavailable(url="r", problem="cut off")] * 2)
+        failures: Iterator[LogUnavailable] = iter([LogUnavailable(url="r", problem="cut off")] * 2)
 
         def answer() -> Confirmation:
             for failure in failures:
@@ -542,10 +559,15 @@ class TestTasks:
         waiter.log.answer = answer
         asyncio.run(waiter.acks.awaited(Level.parse("fsynced"), waiter.id, LONG_S))
         assert len(waiter.log.asked) == 3
-        failures = iter([LogUnavailable(url="r", problem="cut off")] * 1000)
+        failures = itertools.repeat(LogUnavailable(url="r", problem="cut off"))
         waiter.node.submit(push("y"))
-        with pytest.raises(NotAcknowledged, match="cut off"):
-            asyncio.run(waiter.acks.awaited(Level.parse("fsynced"), waiter.node.position.id, 0.3))
+
+        def told() -> str:
+            with pytest.raises(NotAcknowledged) as raised:
+                asyncio.run(waiter.acks.awaited(Level.parse("fsynced"), waiter.node.position.id, 0.3))
+            return str(raised.value)
+
+        eventually(lambda: "cut off" in told())  # if it was asked in that time
 
     def test_one_that_waits_behind_a_question_is_not_kept_beyond_its_own_time(self, waiter: Waiter) -> None:
         go_on = threading.Event()
@@ -640,8 +662,8 @@ class TestNodes:
             assert pushed(b) == [i]
 
     def test_what_is_not_acknowledged_may_still_come_to_all(self, group: Group) -> None:
-        a, log = group.primary("a", lease_s=SHORT_LEASE_S), group.log()
-        b = group.node("b", log=log, lease_s=SHORT_LEASE_S)
+        a, log = group.primary("a", beat_every_s=BEAT_S), group.log()
+        b = group.node("b", log=log, beat_every_s=BEAT_S)
         in_step(a, b)
         log.down = "cut off"
         eventually(lambda: "cut off" in b.problem)
@@ -652,13 +674,13 @@ class TestNodes:
         assert pushed(a) == pushed(b) == ["x"]
 
     def test_heartbeats_count_as_well(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        a, log = group.primary("a", lease_s=SHORT_LEASE_S), group.log()
+        a, log = group.primary("a", beat_every_s=BEAT_S), group.log()
         monkeypatch.setattr(log, "ack", lambda ack: None)
-        group.node("b", log=log, lease_s=SHORT_LEASE_S)
+        group.node("b", log=log, beat_every_s=BEAT_S)
         a.submit(push("x"), ack="applied:1", timeout_s=PATIENCE_S)
 
     def test_the_heartbeat_of_a_node_out_of_sync_does_not_count(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         a.submit(push("x"))
         beat = group.server.look().heartbeats["a"]._replace(node="b", boot="b-1", in_sync=False, every_ms=60_000)
         group.server.beat(beat._replace(position=a.position, synced=a.position.id))
@@ -675,7 +697,7 @@ class TestNodes:
         a._running.acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
 
     def test_a_standby_that_stalls_has_not_applied_it(self, group: Group) -> None:
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
 
         def fail(change: Any) -> None:
             raise ZeroDivisionError
@@ -683,14 +705,16 @@ class TestNodes:
         b._setup.state.in_apply = fail
         with pytest.raises(NotAcknowledged):
             a.submit(push("x"), ack="applied:1", timeout_s=0.3)
-        assert b.stalled is not None
+        eventually(lambda: b.stalled)
+        with pytest.raises(NotAcknowledged):
+            a._running.acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
 
     def test_nobody_is_asked_to_say_so_where_nobody_waits(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
         a.submit(push("x"))
         in_step(a, b)
         assert group.server.state.acks == ()
-        a.submit(push("y"), ack="applied:1")
+        a.submit(push("y"), ack="applied:1", timeout_s=PATIENCE_S)
         assert group.server.state.acks == (Ack("b", RecordId(1, 3)),)
 
     def test_many_writers_are_all_acknowledged(self, group: Group) -> None:

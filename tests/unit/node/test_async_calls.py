@@ -13,7 +13,7 @@ import pytest
 from replicator import CheckpointError, ConfigError, Node, NotRunning, PositionLost
 from replicator.node import node as node_module
 from replicator.node.async_calls import TASK_THREADS_MAX
-from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push, pushed
+from tests.support.kv import BEAT_S, KV, PATIENCE_S, Group, eventually, in_step, in_thread, push, pushed
 from tests.support.loops import run
 
 
@@ -293,7 +293,7 @@ class TestWaiting:
         run(main())
 
     def test_one_that_a_failover_left_behind_is_told(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
 
         async def main() -> None:
             waits = asyncio.create_task(a.await_position("1-5", timeout_s=2 * PATIENCE_S))

@@ -27,6 +27,7 @@ from replicator.format.records import ChangeRecord, PartRecord
 from replicator.node.commit_waiters import Sleeper
 from replicator.replica.applied_state import changes_of
 from tests.support.kv import KV, PATIENCE_S, Group, document, eventually, push, pushed, put
+from tests.support.nodes import impatient
 from tests.support.opaque import Text
 
 SUBMITS: dict[str, Callable[..., Any]] = {
@@ -237,7 +238,8 @@ class TestAGroup:
     def test_an_unknown_outcome_is_known_once_it_is_repeated_on_another_node(self, group: Group) -> None:
         # given a change that is in the log, and an answer that never comes
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=1.0)
+        a = group.primary("a", log=log)
+        impatient(a)
         b = group.node("b")
         log.faults.extend([log.lose_the_answer] + [log.lose_the_request] * 1000)
         with pytest.raises(OutcomeUnknown):
@@ -249,7 +251,8 @@ class TestAGroup:
 
     def test_one_that_never_came_lands_when_it_is_repeated(self, group: Group) -> None:
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=1.0)
+        a = group.primary("a", log=log)
+        impatient(a)
         b = group.node("b")
         log.faults.extend([log.lose_the_request] * 1000)
         with pytest.raises(OutcomeUnknown):

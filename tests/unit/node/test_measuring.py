@@ -15,8 +15,8 @@ from replicator.node.memory_watch import MemoryWatch
 from replicator.storage import forks as fork_files
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.support.forking import in_child
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, forks, in_step, push, put
-from tests.support.nodes import replace_holder
+from tests.support.kv import BEAT_S, PATIENCE_S, SHORT_LEASE_S, Group, eventually, forks, in_step, push, put
+from tests.support.nodes import lease_runs_out, replace_holder
 from tests.support.worlds import promote
 
 
@@ -134,7 +134,8 @@ def test_lag_is_told_where_it_is_known(group: Group) -> None:
     assert values(b)["head_n"] == values(b)["applied_n"] + 3
     log.deaf = False
     eventually(lambda: values(b)["lag_records"] == 0 and values(b)["behind_seconds"] == 0)
-    group.end_lease()
+    log.down = "cut off"  # it sees nothing any more
+    eventually(lambda: values(b)["problem"]["log_unavailable"] == 1)
     b._running.ha_loop.observer.seen = None
     assert "lag_records" not in values(b), "unknown is not 0"
 
@@ -145,14 +146,14 @@ def test_it_answers_while_redis_does_not_and_says_so(group: Group) -> None:
     log.down = "it hangs"
     eventually(lambda: values(a)["problem"]["log_unavailable"] == 1 and values(a)["may_write"] == 0)
     eventually(lambda: values(a)["look_age_seconds"] > 0.5)
-    assert values(a)["leader_seen"] == 0
+    eventually(lambda: values(a)["leader_seen"] == 0)
     log.down = ""
     eventually(lambda: values(a)["problem"]["log_unavailable"] == 0 and values(a)["may_write"] == 1)
 
 
 def test_a_lease_that_was_seen_counts_for_as_long_as_it_can_have_run(group: Group) -> None:
     log = group.log()
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", log=log, lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", log=log, beat_every_s=BEAT_S)
     in_step(a, b)
     eventually(lambda: values(b)["leader_seen"] == 1)
     log.down = "it hangs"
@@ -190,8 +191,9 @@ class TestFenced:
 
     def test_by_the_node_because_its_lease_is_over(self, group: Group) -> None:
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", log=log, beat_every_s=BEAT_S)
         log.renewals_fail = True
+        lease_runs_out(a)
         eventually(lambda: not a.leads)
         with pytest.raises(LeaseLost):
             a.submit(push("x"))
@@ -350,7 +352,7 @@ class Asked(MemoryLog):
 
 def test_redis_is_asked_how_full_it_is_only_once_somebody_scrapes(group: Group) -> None:
     log = Asked(group.server)
-    a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+    a = group.primary("a", log=log, beat_every_s=BEAT_S)
     group.wake()
     assert log.asked == 0
     assert "redis_memory_used_bytes" not in values(a)

@@ -29,6 +29,7 @@ from replicator.node.health import Lag
 from replicator.node.identity import Name
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from tests.support.kv import (
+    BEAT_S,
     KV,
     PATIENCE_S,
     SHORT_LEASE_S,
@@ -42,7 +43,7 @@ from tests.support.kv import (
     pushed,
     put,
 )
-from tests.support.nodes import replace_holder
+from tests.support.nodes import is_missed_late, lease_runs_out, replace_holder
 from tests.support.worlds import lead
 
 
@@ -103,7 +104,7 @@ class TestOutsideOfItsLife:
         "asubmit_many": lambda node: asyncio.run(node.asubmit_many([push("x")])),
         "replace": lambda node: node.replace([["pushed", []]]),
         "publish": lambda node: node.publish(),
-        "promote": lambda node: node.promote(),
+        "promote": lambda node: node.promote(timeout_s=PATIENCE_S),
         "wait": lambda node: node.wait(role="standby"),
     }
 
@@ -192,7 +193,7 @@ class TestPromotion:
 
     def test_the_first_promotion_founds_the_log_and_the_node_leads(self, group: Group) -> None:
         a = group.node("a")
-        assert a.promote() == 1
+        assert a.promote(timeout_s=PATIENCE_S) == 1
         assert (a.role, a.term, str(a.position.id)) == ("primary", 1, "1-1")
         assert a.submit(put("x", 1)) is None
         assert str(a.position.id) == "1-2"
@@ -200,7 +201,7 @@ class TestPromotion:
     def test_the_old_primary_follows_the_new_one(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
         a.submit(put("x", 1))
-        assert b.promote() == 2
+        assert b.promote(timeout_s=PATIENCE_S) == 2
         b.submit(put("x", 2))
         a.wait(role="standby", position=str(b.position.id), timeout_s=PATIENCE_S)
         assert document(a) == document(b)
@@ -210,7 +211,7 @@ class TestPromotion:
 
     def test_a_leader_that_is_promoted_leads_in_the_new_term_when_promote_returns(self, group: Group) -> None:
         a = group.primary("a")
-        assert a.promote() == 2
+        assert a.promote(timeout_s=PATIENCE_S) == 2
         assert (a.role, a.term) == ("primary", 2)
         a.submit(put("x", 1))
         assert str(a.position.id) == "2-3"
@@ -226,7 +227,7 @@ class TestPromotion:
             return take_term(reason, look, until=until, guarded=guarded)
 
         monkeypatch.setattr(a._running.ha_loop.candidate, "take_term", second)
-        assert a.promote() == 1
+        assert a.promote(timeout_s=PATIENCE_S) == 1
         assert (a.role, a.term) == ("primary", 1)
 
     def test_a_promotion_that_another_one_forestalled_is_tried_again(self, group: Group) -> None:
@@ -294,12 +295,12 @@ class TestPromotion:
         a, b = group.primary("a"), group.node("b")
         for i in range(100):
             a.submit(push(i))
-        b.promote()
+        b.promote(timeout_s=PATIENCE_S)
         assert pushed(b) == list(range(100))
 
     def test_the_primary_of_the_others_is_known_by_its_url(self, group: Group) -> None:
-        a = group.primary("a", http="http://a", lease_s=SHORT_LEASE_S)
-        b = group.node("b", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", http="http://a", beat_every_s=BEAT_S)
+        b = group.node("b", beat_every_s=BEAT_S)
         assert a.primary_http == "http://a"
         eventually(lambda: b.primary_http == "http://a")
         a.announce("http://elsewhere")
@@ -311,8 +312,9 @@ class TestPromotion:
 class TestLease:
     def test_without_its_lease_the_primary_refuses_writes_until_it_is_renewed(self, group: Group) -> None:
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", log=log, beat_every_s=BEAT_S)
         log.renewals_fail = True
+        lease_runs_out(a)
         eventually(lambda: a.lease_ms is None)
         with pytest.raises(LeaseLost):
             a.submit(put("x", 1))
@@ -363,7 +365,8 @@ class TestLease:
         assert renews.wait(PATIENCE_S)
         # when it is stopped meanwhile, and the renewal gets its way after that, as far as it can
         stopped = in_thread(a.stop)
-        time.sleep(0.2)
+        assert a._setup.stopping.wait(PATIENCE_S)
+        time.sleep(0.05)  # so that it most likely waits for the renewal; if not, that has its way before
         goes_on.set()
         stopped()
         # then others need not wait for the end of a lease
@@ -377,7 +380,7 @@ class TestLease:
     ) -> None:
         """Somebody damaged the head for a moment: the fence refuses everybody meanwhile."""
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", log=log, beat_every_s=BEAT_S)
         renew, refusals = log.renew, [Reply(code, term=1, node="a")] * 3
         monkeypatch.setattr(log, "renew", lambda *args: refusals.pop() if refusals else renew(*args))
         eventually(lambda: not refusals)
@@ -388,27 +391,28 @@ class TestLease:
 
 class TestNames:
     def test_another_live_boot_of_the_name_is_refused(self, group: Group, tmp_path: Path) -> None:
-        group.node("a", http="http://first", lease_s=SHORT_LEASE_S)
+        is_missed_late(group, group.node("a", http="http://first", beat_every_s=BEAT_S))
         with pytest.raises(ConfigError, match=r"'a' is taken in group .*http://first"):
-            group.node("a", data_dir=tmp_path / "elsewhere", lease_s=SHORT_LEASE_S)
+            group.node("a", data_dir=tmp_path / "elsewhere", beat_every_s=BEAT_S)
 
     def test_a_live_boot_is_found_even_if_it_reported_just_now(self, group: Group, tmp_path: Path) -> None:
-        first = group.node("a", lease_s=SHORT_LEASE_S)
+        first = group.node("a", beat_every_s=BEAT_S)
+        is_missed_late(group, first)
         for i in range(5):
             first._running.ha_loop.reporter.beat()
             with pytest.raises(ConfigError, match="is taken"):
-                group.node("a", data_dir=tmp_path / str(i), lease_s=SHORT_LEASE_S)
+                group.node("a", data_dir=tmp_path / str(i), beat_every_s=BEAT_S)
 
     def test_a_boot_that_died_a_moment_ago_elsewhere_is_in_nobodys_way(self, group: Group, tmp_path: Path) -> None:
-        group.node("a", lease_s=SHORT_LEASE_S).stop()
-        again = group.node("a", data_dir=tmp_path / "elsewhere", lease_s=SHORT_LEASE_S)
+        group.node("a", beat_every_s=BEAT_S).stop()
+        again = group.node("a", data_dir=tmp_path / "elsewhere", beat_every_s=BEAT_S)
         assert again.failed is None
 
     def test_a_live_boot_is_found_when_redis_comes_up_later(self, group: Group, tmp_path: Path) -> None:
-        group.node("a", lease_s=SHORT_LEASE_S)
+        is_missed_late(group, group.node("a", beat_every_s=BEAT_S))
         log = group.log()
         log.down = "not yet"
-        second = group.node("a", data_dir=tmp_path / "elsewhere", log=log, lease_s=SHORT_LEASE_S)
+        second = group.node("a", data_dir=tmp_path / "elsewhere", log=log, beat_every_s=BEAT_S)
         log.down = ""
         assert isinstance(eventually(lambda: second.failed), ConfigError)
         with pytest.raises(ConfigError):
@@ -418,8 +422,8 @@ class TestNames:
         self, group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Name, "_check_is_free", lambda self, look: None)
-        first = group.node("a", lease_s=SHORT_LEASE_S)
-        second = group.node("a", data_dir=tmp_path / "elsewhere", lease_s=SHORT_LEASE_S)
+        first = group.node("a", beat_every_s=BEAT_S)
+        second = group.node("a", data_dir=tmp_path / "elsewhere", beat_every_s=BEAT_S)
         lower, higher = sorted((first, second), key=lambda node: node.boot)
         assert isinstance(eventually(lambda: lower.failed), ConfigError)
         assert higher.failed is None
@@ -428,26 +432,27 @@ class TestNames:
         self, group: Group, tmp_path: Path
     ) -> None:
         # given a primary whose checkpoint names its boot, so that a copy takes that for its own previous one
-        first = group.primary("a", lease_s=SHORT_LEASE_S)
+        first = group.primary("a", beat_every_s=BEAT_S)
         first.submit(push("x"))
         eventually(lambda: (loaded := first._running.checkpoint.load()) and loaded.boot == first.boot)
+        is_missed_late(group, first)
         copy = tmp_path / "copy"
         with first._running.checkpoint._mutex:
             shutil.copytree(first.data_dir, copy)
         # when, then
         with pytest.raises(ConfigError, match=r"is taken .* is a copy of its data directory"):
-            group.node("a", data_dir=copy, lease_s=SHORT_LEASE_S)
+            group.node("a", data_dir=copy, beat_every_s=BEAT_S)
         after_beats(2, first)
         assert (first.role, first.term, first.failed) == ("primary", 1, None)
         first.wait(role="primary", timeout_s=PATIENCE_S)
         assert first.submit(push("y")) == 2
 
     def test_a_copy_of_a_directory_starts_once_the_original_beats_no_more(self, group: Group, tmp_path: Path) -> None:
-        first = group.primary("a", lease_s=SHORT_LEASE_S)
+        first = group.primary("a", beat_every_s=BEAT_S)
         first.submit(push("x"))
         copy = tmp_path / "copy"
         shutil.copytree(group.crash(first), copy)
-        again = group.node("a", data_dir=copy, lease_s=SHORT_LEASE_S)
+        again = group.node("a", data_dir=copy, beat_every_s=BEAT_S)
         again.wait(role="primary", timeout_s=PATIENCE_S)
         assert pushed(again) == ["x"]
 
@@ -459,7 +464,7 @@ class TestNames:
         eventually(lambda: group.log().look().heartbeats)
         directory = group.crash(first)
         # when
-        again = group.node("a", data_dir=directory, lease_s=SHORT_LEASE_S)
+        again = group.node("a", data_dir=directory, beat_every_s=BEAT_S)
         # then
         assert again.failed is None
         assert "waiting to see if it lives" not in caplog.text
@@ -467,7 +472,7 @@ class TestNames:
     def test_a_node_that_lost_redis_while_it_looked_for_another_one_looks_again(
         self, group: Group, tmp_path: Path
     ) -> None:
-        group.node("a", lease_s=SHORT_LEASE_S)
+        is_missed_late(group, group.node("a", beat_every_s=BEAT_S))
         log = group.faulty_log()
         look, looks = log.look, count(1)
 
@@ -477,7 +482,7 @@ class TestNames:
             return look()
 
         log.look = fails_the_second_time  # type: ignore[method-assign]
-        second = group.node("a", data_dir=tmp_path / "elsewhere", log=log, lease_s=SHORT_LEASE_S)
+        second = group.node("a", data_dir=tmp_path / "elsewhere", log=log, beat_every_s=BEAT_S)
         assert isinstance(eventually(lambda: second.failed), ConfigError)
 
     def test_a_second_node_on_the_directory_is_refused(self, group: Group) -> None:
@@ -567,13 +572,15 @@ class TestStop:
                 def slowly() -> Iterator[Any]:
                     for piece in pieces:
                         self.drawn += 1
+                        assert b._setup.stopping.wait(PATIENCE_S)
                         time.sleep(0.05)
                         yield piece
 
                 super().restore(slowly())
 
         state = Slow()
-        b = group.node("b", state=state)
+        b = group.new_node("b", state=state)
+        b.start()
         eventually(lambda: state.drawn, "the restore")
         b.stop()
         assert state.drawn < 500
@@ -590,8 +597,8 @@ class TestStop:
 
 class TestLag:
     def test_lag_is_unknown_where_nobody_can_know_it(self, group: Group) -> None:
-        a, log = group.primary("a", lease_s=SHORT_LEASE_S), group.log()
-        b = group.node("b", log=log, lease_s=SHORT_LEASE_S)
+        a, log = group.primary("a", beat_every_s=BEAT_S), group.log()
+        b = group.node("b", log=log, beat_every_s=BEAT_S)
         in_step(a, b)
         eventually(lambda: b.lag == (0, 0.0))
         log.down = "cut off"
@@ -600,7 +607,7 @@ class TestLag:
 
 def test_a_beat_under_way_does_not_take_a_goodbye_back(group: Group) -> None:
     # given a standby that stops while its keeper is about to report
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
     in_step(a, b)
     ha_loop, beat, end = b._running.ha_loop, b._running.ha_loop.reporter.beat, b._running.ha_loop.end
     about_to, go_on, done = threading.Event(), threading.Event(), threading.Event()

@@ -28,9 +28,9 @@ from replicator import (
 from replicator.format.ids import RecordId
 from replicator.format.records import PartRecord
 from tests.support.kv import (
+    BEAT_S,
     KV,
     PATIENCE_S,
-    SHORT_LEASE_S,
     Group,
     after_beats,
     document,
@@ -84,8 +84,8 @@ class TestSnapshotThatFails:
     @pytest.mark.parametrize("how", WAYS)
     def test_a_marker_ends_nobody_and_everybody_says_so(self, group: Group, how: str) -> None:
         states = [Frail(), Frail()]
-        a = group.primary("a", state=states[0], lease_s=SHORT_LEASE_S)
-        b = group.node("b", state=states[1], lease_s=SHORT_LEASE_S)
+        a = group.primary("a", state=states[0], beat_every_s=BEAT_S)
+        b = group.node("b", state=states[1], beat_every_s=BEAT_S)
         a.submit(push("x"))
         in_step(a, b)
         for state in states:
@@ -124,7 +124,7 @@ class TestSnapshotThatFails:
     ) -> None:
         monkeypatch.setattr(replicator.node.snapshot_publisher, "PUBLISH_AGAIN_S", 0.05)
         state = Frail()
-        a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", state=state, beat_every_s=BEAT_S)
         a.submit(push("x"))
         state.breaks = how
         group.log().request("snapshot", by="test")
@@ -142,7 +142,7 @@ class TestSnapshotThatFails:
         monkeypatch.setattr(replicator.node.snapshot_publisher, "DRAW_AGAIN_S", 1000.0)
         monkeypatch.setattr(replicator.node.snapshot_publisher, "DRAW_AGAIN_S_MAX", 1000.0)
         state = Frail()
-        a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", state=state, beat_every_s=BEAT_S)
         state.breaks, before = "piece", state.calls
         group.log().request("snapshot", by="test")
         eventually(lambda: "snapshot" in a.problem)
@@ -155,7 +155,7 @@ class TestSnapshotThatFails:
         monkeypatch.setattr(replicator.node.snapshot_publisher, "DRAW_AGAIN_S", 0.01)
         monkeypatch.setattr(replicator.node.snapshot_publisher, "DRAW_AGAIN_S_MAX", 0.05)
         state, log = Frail(), group.faulty_log()
-        a = group.primary("a", state=state, log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", state=state, log=log, beat_every_s=BEAT_S)
         for number in range(40):
             a.submit(put(str(number), random.Random(number).randbytes(12 * 1024).hex()))
         state.breaks = "piece"
@@ -189,7 +189,7 @@ class TestSnapshotThatFails:
     ) -> None:
         monkeypatch.setattr(replicator.node.snapshot_publisher, "PUBLISH_AGAIN_S_MAX", 0.05)
         state = Frail()
-        a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", state=state, beat_every_s=BEAT_S)
         a.submit(push("x"))
         copy = group.server.state
         a.submit(push("lost by Redis"))
@@ -232,7 +232,7 @@ class TestEnds:
     """A SystemExit out of a callback ends no thread of a node's, and nothing else but the callback."""
 
     def test_of_apply_on_a_standby(self, group: Group) -> None:
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
         b._setup.state.in_apply = raise_(SystemExit(1))  # type: ignore[union-attr]
         a.submit(push("x"))
         eventually(lambda: b.stalled)
@@ -329,7 +329,7 @@ class TestNoThreads:
         return refuses.clear
 
     def test_a_node_says_so_and_digests_when_it_can(self, group: Group, request: pytest.FixtureRequest) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         allow = request.getfixturevalue("refused")
         a._running.primary.commits.mark()
         for node in (a, b):

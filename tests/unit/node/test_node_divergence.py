@@ -16,9 +16,9 @@ from replicator.replica import divergence
 from replicator.state.file import FileState
 from replicator.storage import forks as fork_files
 from tests.support.kv import (
+    BEAT_S,
     KV,
     PATIENCE_S,
-    SHORT_LEASE_S,
     Group,
     after_beats,
     document,
@@ -32,7 +32,7 @@ from tests.support.kv import (
 from tests.support.opaque import Text
 
 #: The log is marked with every beat in which something was written.
-OFTEN = {"lease_s": SHORT_LEASE_S, "verify_every_s": 0.001}
+OFTEN = {"beat_every_s": BEAT_S, "verify_every_s": 0.001}
 
 
 class Drifting(KV):
@@ -86,9 +86,9 @@ def test_the_primary_marks_the_log_when_it_wrote_and_not_otherwise(group: Group)
 
 
 def test_it_does_not_before_its_time_nor_where_it_is_told_not_to(group: Group, tmp_path: Path) -> None:
-    a = group.primary("a", lease_s=SHORT_LEASE_S)
+    a = group.primary("a", beat_every_s=BEAT_S)
     other = Group(tmp_path / "other")
-    never = other.primary("a", lease_s=SHORT_LEASE_S, verify_every_s=0)
+    never = other.primary("a", beat_every_s=BEAT_S, verify_every_s=0)
     try:
         after_beats(2, a, never)  # they lead, and know what there was then
         a.submit(push("x"))
@@ -175,7 +175,7 @@ def test_it_still_knows_after_a_restart(group: Group) -> None:
     at = eventually(lambda: b.diverged, "it differs")
     a.stop()  # so nobody tells it anything
     b.stop()
-    again = group.new_node("b", state=Drifting(), lease_s=SHORT_LEASE_S)
+    again = group.new_node("b", state=Drifting(), beat_every_s=BEAT_S)
     again.start()
     assert again.diverged == at
 
@@ -204,7 +204,7 @@ def test_a_state_that_cannot_be_drawn_is_not_said_to_differ(group: Group) -> Non
 
 
 def test_a_digest_of_the_state_before_it_was_replaced_does_not_count(group: Group) -> None:
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
     spoil(b)
     a.submit(push("x"))
     ops.verify(group.log(), by="test", timeout_s=PATIENCE_S)
@@ -303,7 +303,7 @@ def test_a_standby_waits_for_what_the_others_say(group: Group, monkeypatch: pyte
 
 
 def test_a_standby_is_rebuilt_because_somebody_asks(group: Group) -> None:
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
     a.submit(push("x"))
     in_step(a, b)
     spoil(b)
@@ -321,8 +321,8 @@ def test_a_standby_is_rebuilt_because_somebody_asks(group: Group) -> None:
 
 
 def test_the_primary_and_who_does_not_report_is_refused(group: Group) -> None:
-    a = group.primary("a", lease_s=SHORT_LEASE_S)
-    group.node("b", lease_s=SHORT_LEASE_S)
+    a = group.primary("a", beat_every_s=BEAT_S)
+    group.node("b", beat_every_s=BEAT_S)
     log = group.log()
     with pytest.raises(ReinitRefused, match="it is the primary"):
         ops.reinit(log, "a", by="ann", timeout_s=PATIENCE_S)
@@ -341,7 +341,7 @@ def test_the_primary_and_who_does_not_report_is_refused(group: Group) -> None:
 def test_a_standby_that_stalled_goes_on_from_the_snapshot(group: Group, saved_first: bool) -> None:
     """Whether the record at which it stalled is on its disk already, as when somebody waits for that, or not."""
     state = KV()
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", state=state, lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", state=state, beat_every_s=BEAT_S)
     a.submit(push("x"))
     in_step(a, b)
 
@@ -359,14 +359,14 @@ def test_a_standby_that_stalled_goes_on_from_the_snapshot(group: Group, saved_fi
     assert pushed(b) == ["x", "y", "z"]
     assert b.stalled is None
     b.stop()
-    again = group.node("b", lease_s=SHORT_LEASE_S)
+    again = group.node("b", beat_every_s=BEAT_S)
     is_rebuilt(a, again)
     assert pushed(again) == ["x", "y", "z"]
 
 
 def test_a_standby_that_stalled_and_ends_before_the_snapshot_comes_is_rebuilt_when_it_is_back(group: Group) -> None:
     state = KV()
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", state=state, lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", state=state, beat_every_s=BEAT_S)
     in_step(a, b)
 
     def fails(change: Any) -> None:
@@ -379,7 +379,7 @@ def test_a_standby_that_stalled_and_ends_before_the_snapshot_comes_is_rebuilt_wh
     b._setup.log.down = "cut off"  # type: ignore[attr-defined]
     assert b._running.replica.give_up_state("for a test")
     b.stop()
-    again = group.node("b", lease_s=SHORT_LEASE_S)
+    again = group.node("b", beat_every_s=BEAT_S)
     is_rebuilt(a, again)
     a.submit(push("y"))
     in_step(a, again)
@@ -389,7 +389,7 @@ def test_a_standby_that_stalled_and_ends_before_the_snapshot_comes_is_rebuilt_wh
 def test_one_that_stalled_does_not_lead_by_force_with_less_than_its_disk_has(group: Group) -> None:
     """Once it is restarted it does, with all of it, and has that after another restart."""
     state = KV()
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", state=state, lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", state=state, beat_every_s=BEAT_S)
     in_step(a, b)
 
     def fails(change: Any) -> None:
@@ -407,32 +407,32 @@ def test_one_that_stalled_does_not_lead_by_force_with_less_than_its_disk_has(gro
     eventually(lambda: "restart this node" in (b.stalled or ""), "b says what to do")
     assert not b.leads
     b.stop()
-    again = group.node("b", lease_s=SHORT_LEASE_S)
+    again = group.node("b", beat_every_s=BEAT_S)
     assert again.role == "standby"
     again.promote(timeout_s=PATIENCE_S, force=True)
     again.submit(push("y"), timeout_s=PATIENCE_S)
     assert pushed(again) == ["x", "y"]
     again.stop()
-    again = group.node("b", lease_s=SHORT_LEASE_S)
+    again = group.node("b", beat_every_s=BEAT_S)
     again.wait(role="primary", timeout_s=PATIENCE_S)
     assert pushed(again) == ["x", "y"]
 
 
 def test_what_was_given_up_is_given_up_after_a_restart_and_does_not_lead(group: Group) -> None:
-    a = group.primary("a", lease_s=SHORT_LEASE_S)
-    b = group.node("b", lease_s=SHORT_LEASE_S, auto_promote=True)
+    a = group.primary("a", beat_every_s=BEAT_S)
+    b = group.node("b", beat_every_s=BEAT_S, auto_promote=True)
     a.submit(push("x"))
     in_step(a, b)
     group.crash(a)
     assert b._running.replica.give_up_state("for a test")
     b.stop()
-    again = group.node("b", lease_s=SHORT_LEASE_S, auto_promote=True)
+    again = group.node("b", beat_every_s=BEAT_S, auto_promote=True)
     group.end_lease()
     after_beats(4, again)
     assert (again.role, again.in_sync) == ("standby", False)
     with pytest.raises(PromotionRefused, match="waits for a snapshot in the place of its state: for a test"):
         again.promote(timeout_s=PATIENCE_S)
-    a = group.node("a", lease_s=SHORT_LEASE_S)
+    a = group.node("a", beat_every_s=BEAT_S)
     a.wait(role="primary", timeout_s=PATIENCE_S)
     is_rebuilt(a, again)
     assert len(forks(again)) == 1
@@ -440,7 +440,7 @@ def test_what_was_given_up_is_given_up_after_a_restart_and_does_not_lead(group: 
 
 def test_a_holder_that_gave_its_state_up_does_not_lead_with_it_in_a_new_run(group: Group) -> None:
     """In a new run nobody holds the term, so it can be asked to; and it would be the one to go on by itself."""
-    a = group.primary("a", lease_s=SHORT_LEASE_S)
+    a = group.primary("a", beat_every_s=BEAT_S)
     a.submit(push("x"))
     a._setup.log.down = "cut off"  # type: ignore[attr-defined]
     group.fail_over()
@@ -454,7 +454,7 @@ def test_a_holder_that_gave_its_state_up_does_not_lead_with_it_in_a_new_run(grou
 def test_a_stalled_primary_gets_on_by_another_one(group: Group) -> None:
     """It stalled alone: the others have the change, and one of them leads; the stalled one is rebuilt."""
     state = KV()
-    a, b = group.primary("a", state=state, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", state=state, beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
 
     def fails(change: Any) -> None:
         raise ZeroDivisionError

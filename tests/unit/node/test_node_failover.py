@@ -4,19 +4,54 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import replicator.node.candidate
-from replicator import ConfigError, NotPrimary, PromotionRefused, RecordId, ops
+from replicator import ConfigError, Node, NotPrimary, PromotionRefused, RecordId, ops
 from replicator.format.ids import ERA
+from replicator.node.scheduler import OwnThreads
 from replicator.protocol import election
 from replicator.protocol.group import Claim
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, in_step, push, pushed
-from tests.support.nodes import reported, sleeps, vacant_group
+from tests.support.kv import (
+    BEAT_S,
+    LEASE_S,
+    PATIENCE_S,
+    SHORT_LEASE_S,
+    Group,
+    after_beats,
+    eventually,
+    in_step,
+    push,
+    pushed,
+)
+from tests.support.nodes import is_missed_late, reported, sleeps, vacant_group
 from tests.support.worlds import lead, promote
+
+
+class Hours(OwnThreads):
+    """Looks after a node for which time passes when a test says so, besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ahead_s = 0.0
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        return lambda: time.monotonic() + self.ahead_s
+
+    def pass_for_two_leases(self, group: Group, node: Node) -> None:
+        """For it and for Redis, so much at a time that the holder, whose clock this is not, renews its lease before."""
+        step_s = LEASE_S / 3
+        for _ in range(6):
+            self.ahead_s += step_s
+            clock_ms = group.server.clock_ms
+            group.server.clock_ms = lambda clock_ms=clock_ms: clock_ms() + step_s * 1000
+            eventually(lambda: (group.server.look().lease_ms or 0) > (LEASE_S - step_s) * 1000, "the lease is renewed")
+            after_beats(1, node)
 
 
 class TestAutomaticFailover:
@@ -31,7 +66,7 @@ class TestAutomaticFailover:
         assert (record.by, record.reason) == ("b", "the lease of z ran out, and nothing is known of it")
 
     def test_the_history_tells_an_end_in_order_from_a_crash_and_from_another_redis(self, group: Group) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", auto_promote=True, lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", auto_promote=True, beat_every_s=BEAT_S)
         in_step(a, b)
         # given a primary that stops in order, one that Redis forgets, and one that falls silent
         eventually(lambda: a._running.ha_loop.observer.look.head, "it knows the log, so it says goodbye")
@@ -40,9 +75,11 @@ class TestAutomaticFailover:
         group.fail_over()
         b.wait(role="primary", timeout_s=PATIENCE_S)
         eventually(lambda: b.term > ERA)
-        c = group.node("c", auto_promote=True, lease_s=SHORT_LEASE_S)
+        c = group.node("c", auto_promote=True, beat_every_s=BEAT_S)
         in_step(b, c)
         b._setup.log.down = "cut off"
+        eventually(lambda: not group.server.look().heartbeats["b"].alive)
+        group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
         # then each term says why it was taken
         entries = [each for each in ops.history(group.log()).entries if each.takes_term]
@@ -162,15 +199,17 @@ class TestAutomaticFailover:
         assert pushed(b) == ["x"]
 
     def test_nobody_takes_over_while_the_holder_renews(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        a = group.primary("a")
+        a = group.primary("a", beat_every_s=BEAT_S)
         claims: list[Claim] = []
         monkeypatch.setattr(group.server, "promote", claims.append)
-        b = group.node("b", auto_promote=True, lease_s=SHORT_LEASE_S)
-        after_beats(5, a, b)
+        hours = Hours()
+        b = group.node("b", auto_promote=True, beat_every_s=BEAT_S, scheduler=hours)
+        in_step(a, b)
+        hours.pass_for_two_leases(group, b)
         assert (a.role, a.term, b.role, claims) == ("primary", 1, "standby", [])
 
     def test_who_is_no_candidate_does_not_take_over(self, group: Group) -> None:
-        (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
+        (b,) = vacant_group(group, "b", beat_every_s=BEAT_S)
         policy = b._running.ha_loop._policy._replace(auto_promote=False)
         b._running.ha_loop._policy = b._running.ha_loop.reporter._policy = b._running.ha_loop.candidate._policy = policy
         group.end_lease()
@@ -178,7 +217,7 @@ class TestAutomaticFailover:
         assert (b.role, group.server.state.term) == ("standby", 1)
 
     def test_nobody_takes_over_while_it_is_paused_and_once_it_is_resumed_somebody_does(self, group: Group) -> None:
-        (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
+        (b,) = vacant_group(group, "b", beat_every_s=BEAT_S)
         ops.pause(group.log(), by="ann", reason="moving house")
         group.end_lease()
         after_beats(4, b)
@@ -190,7 +229,7 @@ class TestAutomaticFailover:
         assert "paused" not in str(ops.status(group.log()).problem)
 
     def test_a_pause_holds_over_a_new_run_and_a_promotion_by_hand(self, group: Group) -> None:
-        (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
+        (b,) = vacant_group(group, "b", beat_every_s=BEAT_S)
         ops.pause(group.log(), by="ann")
         group.fail_over()
         after_beats(4, b)
@@ -200,7 +239,7 @@ class TestAutomaticFailover:
         assert group.server.look().head.paused != ""
 
     def test_after_a_demotion_nobody_takes_over_not_even_in_another_run(self, group: Group) -> None:
-        a, b = (group.node(name, auto_promote=True, lease_s=SHORT_LEASE_S) for name in "ab")
+        a, b = (group.node(name, auto_promote=True, beat_every_s=BEAT_S) for name in "ab")
         eventually(lambda: "primary" in (a.role, b.role))
         eventually(lambda: _demoted(group))
         after_beats(4, a, b)
@@ -213,8 +252,8 @@ class TestAutomaticFailover:
 
     def test_one_that_lacks_what_the_log_lost_does_not_take_over(self, group: Group) -> None:
         """G5."""
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
-        b, c = (group.node(name, lease_s=SHORT_LEASE_S) for name in "bc")
+        a = group.primary("a", beat_every_s=BEAT_S)
+        b, c = (group.node(name, beat_every_s=BEAT_S) for name in "bc")
         a.submit(push("x"))
         in_step(a, b, c)
         b.stop()
@@ -223,7 +262,7 @@ class TestAutomaticFailover:
         in_step(a, c)
         group.crash(a)
         group.fail_over(before)
-        b = group.node("b", lease_s=SHORT_LEASE_S, auto_promote=True)
+        b = group.node("b", beat_every_s=BEAT_S, auto_promote=True)
         eventually(lambda: not group.server.look().heartbeats["a"].alive)
         after_beats(5, b, c)
         assert b.role == "standby"
@@ -231,13 +270,13 @@ class TestAutomaticFailover:
             ops.promote(group.log(), "b", by="test")
         assert raised.value.better == "c"
         c.stop()
-        c = group.node("c", lease_s=SHORT_LEASE_S, auto_promote=True)
+        c = group.node("c", beat_every_s=BEAT_S, auto_promote=True)
         c.wait(role="primary", timeout_s=PATIENCE_S)
         eventually(lambda: pushed(b) == pushed(c) == ["x", "c has it"])
 
     def test_in_a_new_run_a_candidate_takes_over_from_a_holder_that_is_gone(self, group: Group) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S, auto_promote=True)
-        c = group.node("c", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S, auto_promote=True)
+        c = group.node("c", beat_every_s=BEAT_S)
         a.submit(push("x"))
         in_step(a, b, c)
         group.crash(a)
@@ -255,13 +294,13 @@ class TestAutomaticFailover:
         assert sorted(node.role for node in nodes) == ["primary", "standby", "standby"]
 
     def test_a_group_that_lost_its_log_elects_nobody(self, group: Group) -> None:
-        (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
+        (b,) = vacant_group(group, "b", beat_every_s=BEAT_S)
         group.server.flush()
         after_beats(5, b)
         assert (b.role, group.server.look().head) == ("standby", None)
 
     def test_a_stray_record_is_taken_over_by_nobody(self, group: Group) -> None:
-        (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
+        (b,) = vacant_group(group, "b", beat_every_s=BEAT_S)
         group.server.stray(RecordId(1_700_000_000_000, 0))
         group.end_lease()
         after_beats(3, b)
@@ -350,24 +389,27 @@ HOUR_MS = 3_600_000
 class TestAClockThatIsSet:
     """That of Redis, by an hour: nodes tell who lives, and what a lease is worth, by their own."""
 
-    def _set(self, group: Group, by_ms: int) -> None:
+    def _set(self, group: Group, by_ms: float) -> None:
         before = group.server.clock_ms
         group.server.clock_ms = lambda: before() + by_ms
 
     def test_back_a_dead_primary_is_followed_all_the_same(self, group: Group) -> None:
-        a, b = (group.node(name, lease_s=SHORT_LEASE_S, auto_promote=True) for name in ("a", "b"))
-        eventually(lambda: "primary" in (a.role, b.role))
-        holder, other = (a, b) if a.role == "primary" else (b, a)
-        holder.submit(push("x"))
+        log = group.log()
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", log=log, beat_every_s=BEAT_S, auto_promote=True)
+        a.submit(push("x"))
         in_step(a, b)
-        group.crash(holder)
+        log.down = "cut off"  # it takes nothing over before the clock is set
+        a._setup.lease.length_s = SHORT_LEASE_S
+        eventually(lambda: (group.server.look().lease_ms or 0) <= a._setup.lease.length_ms)
+        group.crash(a)
         self._set(group, -HOUR_MS)
         assert (group.server.look().lease or "").startswith("1 "), "Redis has it for another hour"
-        other.wait(role="primary", timeout_s=PATIENCE_S)
-        assert pushed(other) == ["x"]
+        log.down = ""
+        b.wait(role="primary", timeout_s=PATIENCE_S)
+        assert pushed(b) == ["x"]
 
     def test_back_a_dead_node_is_not_alive_for_an_hour(self, group: Group) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         in_step(a, b)
         eventually(
             lambda: a._running.ha_loop.observer.look is not None and "b" in a._running.ha_loop.observer.look.heartbeats
@@ -384,34 +426,34 @@ class TestAClockThatIsSet:
         assert a._running.ha_loop.observer.look is not None
         assert a._running.ha_loop.observer.look.heartbeats["a"].alive
 
-    @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS, -2000])
-    def test_a_primary_that_lives_keeps_the_term(self, group: Group, by_ms: int) -> None:
-        a = group.primary("a", lease_s=1.0)
-        b = group.node("b", lease_s=1.0, auto_promote=by_ms < 0)  # forward, the lease of the moment is gone for a beat
+    @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS, -2000 * LEASE_S])
+    def test_a_primary_that_lives_keeps_the_term(self, group: Group, by_ms: float) -> None:
+        a, hours = group.primary("a", beat_every_s=BEAT_S), Hours()
+        # forward, the lease of the moment is gone for a beat
+        b = group.node("b", beat_every_s=BEAT_S, scheduler=hours, auto_promote=by_ms < 0)
         in_step(a, b)
         self._set(group, by_ms)
-        after_beats(4, a, b)
+        hours.pass_for_two_leases(group, b)
         assert (a.role, a.term, b.role) == ("primary", 1, "standby")
         eventually(lambda: b.lag == (0, 0.0))
         a.submit(push("x"))
-        with b.reading(fresh=True) as state:
+        with b.reading(fresh=True, timeout_s=PATIENCE_S) as state:
             assert list(state.pushed) == ["x"]
 
     def test_back_the_name_of_a_node_that_was_killed_is_free(self, group: Group, tmp_path: Path) -> None:
-        a = group.node("a", lease_s=SHORT_LEASE_S)
+        a = group.node("a", beat_every_s=BEAT_S)
         eventually(lambda: "a" in group.server.look().heartbeats)
         group.crash(a)
         self._set(group, -HOUR_MS)
-        again = group.node("a", lease_s=SHORT_LEASE_S, data_dir=tmp_path / "another")
+        again = group.node("a", beat_every_s=BEAT_S, data_dir=tmp_path / "another")
         after_beats(2, again)
         assert again.failed is None
 
     def test_back_the_name_of_a_node_that_lives_is_taken(self, group: Group, tmp_path: Path) -> None:
-        group.node("a", lease_s=SHORT_LEASE_S)
-        eventually(lambda: "a" in group.server.look().heartbeats)
+        is_missed_late(group, group.node("a", beat_every_s=BEAT_S))
         self._set(group, -HOUR_MS)
         with pytest.raises(ConfigError, match="is taken in group"):
-            group.node("a", lease_s=SHORT_LEASE_S, data_dir=tmp_path / "another")
+            group.node("a", beat_every_s=BEAT_S, data_dir=tmp_path / "another")
 
     def test_back_nobody_is_held_back_for_an_hour(self, group: Group) -> None:
         a = group.primary("a")

@@ -14,7 +14,7 @@ from replicator.node import history_keeper
 from replicator.node.history_keeper import KEPT_BYTES_MAX, _parsed, _shown
 from replicator.protocol.history import HistoryEntry
 from replicator.testing import MemoryLog
-from tests.support.kv import PATIENCE_S, Group, after_beats, eventually, push
+from tests.support.kv import BEAT_S, PATIENCE_S, Group, after_beats, eventually, push
 
 
 def whats(entries: Sequence[HistoryEntry]) -> list[str]:
@@ -50,7 +50,7 @@ class TestWhatItKeeps:
 
     def test_while_nothing_happens_redis_is_not_asked_for_it(self, group: Group) -> None:
         log = CountingLog(group.server)
-        a = group.node("a", log=log)
+        a = group.node("a", log=log, beat_every_s=BEAT_S)
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: whats(a.history().entries) == ["found"], "it has read it")
         asked = log.asked
@@ -97,9 +97,9 @@ class TestWhatItKeeps:
 
 class TestWhatItPutsBack:
     def test_after_flushall_and_recover_nothing_is_missing(self, group: Group) -> None:
-        a, b = group.primary("a"), group.node("b")
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         ops.pause(group.log(), by="ann", reason="moving")
-        ops.promote(group.log(), "b", by="ann")
+        ops.promote(group.log(), "b", by="ann", timeout_s=PATIENCE_S)
         before = ops.history(group.log()).entries
         assert len(before) == 3
         eventually(lambda: len(a.history().entries) == len(b.history().entries) == 3, "both have read them")
@@ -130,7 +130,7 @@ class TestWhatItPutsBack:
         assert found.complete
 
     def test_only_what_is_missing_is_put_back_after_a_restart_of_redis(self, group: Group) -> None:
-        a, b = group.primary("a"), group.node("b")
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         ops.pause(group.log(), by="ann")
         eventually(lambda: len(a.history().entries) == len(b.history().entries) == 2, "both have read them")
         group.fail_over()
@@ -148,8 +148,7 @@ class TestWhatItPutsBack:
 
     def test_entries_of_another_log_are_not(self, group: Group) -> None:
         entry = HistoryEntry(what="found", term=1, number=1, at=5, by="somebody else")
-        node = group.new_node("b")
-        node.start()
+        node = group.node("b", beat_every_s=BEAT_S)
         node._running.ha_loop.history._log_id = "another log"
         node._running.ha_loop.history._entries = (entry,)
         group.primary("a")
@@ -180,7 +179,7 @@ class TestWhatIsInItsWay:
         with monkeypatch.context() as patch:
             patch.setattr(MemoryLog if isinstance(error, LogUnavailable) else history_keeper.HistoryKeeper,
                           "history" if isinstance(error, LogUnavailable) else "_save", fail)  # fmt: skip
-            a, b = group.primary("a"), group.node("b")
+            a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
             ops.promote(group.log(), "b", by="ann", timeout_s=PATIENCE_S)
             b.submit(push("x"))
             after_beats(3, a, b)

@@ -14,8 +14,8 @@ from replicator.protocol import election
 from replicator.protocol.group import Reply
 from replicator.storage.checkpoint import Checkpoint
 from tests.support.kv import (
+    BEAT_S,
     PATIENCE_S,
-    SHORT_LEASE_S,
     Group,
     after_beats,
     eventually,
@@ -34,7 +34,7 @@ class TestForks:
 
     def test_a_node_whose_changes_are_left_behind_keeps_them_and_says_from_where_on(self, group: Group) -> None:
         log = group.faulty_log()
-        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", log=log, beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         a.submit(push("both"))
         in_step(a, b)
         b.stop()
@@ -43,7 +43,7 @@ class TestForks:
         a.submit(push("two"))
         log.down = "cut off"
         group.fail_over(before)
-        b = group.node("b", lease_s=SHORT_LEASE_S)
+        b = group.node("b", beat_every_s=BEAT_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
         eventually(
             lambda: (
@@ -62,8 +62,8 @@ class TestForks:
         assert len(forks(a)) == 1, "and once"
 
     def test_who_lost_nothing_in_a_rebase_keeps_no_fork(self, group: Group) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
-        c = group.node("c", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
+        c = group.node("c", beat_every_s=BEAT_S)
         a.submit(push("x"))
         in_step(a, b, c)
         before = group.server.state
@@ -72,8 +72,8 @@ class TestForks:
         in_step(a, b)
         group.fail_over(before)
         a.wait(role="primary", position=f"{ERA + 1}-1", timeout_s=PATIENCE_S)
-        c = group.node("c", lease_s=SHORT_LEASE_S)
-        d = group.node("d", lease_s=SHORT_LEASE_S)
+        c = group.node("c", beat_every_s=BEAT_S)
+        d = group.node("d", beat_every_s=BEAT_S)
         in_step(a, b, c, d)
         assert pushed(a) == pushed(b) == pushed(c) == pushed(d) == ["x", "y"]
         assert [forks(node) for node in (a, b, c, d)] == [[], [], [], []]
@@ -84,7 +84,7 @@ class TestForks:
         in_step(a, b)
         b.stop()
         for i in range(3):
-            a.promote(force=True)
+            a.promote(force=True, timeout_s=PATIENCE_S)
             a.submit(push(i))
             a.publish()
         b = group.node("b")
@@ -95,15 +95,15 @@ class TestForks:
     def test_a_node_whose_only_divergent_tail_is_the_record_of_a_term_keeps_no_fork(self, group: Group) -> None:
         """The record of a term is above everything, and holds nothing."""
         log = group.faulty_log()
-        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", log=log, beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         a.submit(push("x"))
         in_step(a, b)
         b.stop()
         before = group.server.state
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         log.down = "cut off"
         group.fail_over(before)
-        b = group.node("b", lease_s=SHORT_LEASE_S)
+        b = group.node("b", beat_every_s=BEAT_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
         eventually(
             lambda: (
@@ -126,7 +126,7 @@ class TestForks:
         for i in range(3):
             a.submit(push(i))
             a.publish()
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         log.down = ""
         in_step(a, b)
         assert pushed(b) == [0, 1, 2]
@@ -167,7 +167,7 @@ def _live_problems(group: Group) -> dict[str, str | None]:
 @pytest.mark.usefixtures("quickly")
 class TestLogLost:
     def test_a_log_that_is_gone_leaves_the_node_reading_and_it_says_so(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         a.submit(push("x"))
         group.server.flush()
         assert "there is none" in eventually(lambda: a.problem)
@@ -181,7 +181,7 @@ class TestLogLost:
         assert (a.failed, a.role, pushed(a)) == (None, "standby", ["x"])
 
     def test_nothing_but_a_heartbeat_is_written_where_the_log_was(self, group: Group) -> None:
-        nodes = [group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S, auto_promote=True)]
+        nodes = [group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S, auto_promote=True)]
         group.server.flush()
         empty = replace(group.server.state, beats=())
         after_beats(5, *nodes)
@@ -210,7 +210,7 @@ class TestLogLost:
 
     def test_an_answer_that_was_lost_with_the_log_stays_unknown(self, group: Group) -> None:
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", log=log, beat_every_s=BEAT_S)
 
         def lost(record: Any) -> Reply:
             log.execute(record)
@@ -226,8 +226,8 @@ class TestLogLost:
     @pytest.mark.parametrize("how", BROKEN)
     def test_recovered_from_the_most_advanced_node_the_group_goes_on(self, group: Group, how: str) -> None:
         log = group.faulty_log()
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
-        c = group.node("c", log=log, lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
+        c = group.node("c", log=log, beat_every_s=BEAT_S)
         a.submit(push("all have it"))
         in_step(a, b, c)
         log.deaf = True
@@ -248,7 +248,7 @@ class TestLogLost:
         in_step(b, c)
         assert (b.failed, c.failed) == (None, None)
         eventually(lambda: b.problem == c.problem == "")
-        a = group.node("a", data_dir=a_as_left, lease_s=SHORT_LEASE_S)
+        a = group.node("a", data_dir=a_as_left, beat_every_s=BEAT_S)
         in_step(a, b, c)
         assert pushed(a) == pushed(b) == pushed(c) == ["all have it", "a and b have it", "next"]
         assert forks(a) == forks(b) == forks(c) == []
@@ -257,14 +257,15 @@ class TestLogLost:
 
     def test_what_only_others_had_becomes_a_fork(self, group: Group) -> None:
         log = group.faulty_log()
-        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", log=log, beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         a.submit(push("both"))
         in_step(a, b)
         b.stop()
         a.submit(push("a has it"))
         group.server.flush()
         log.down = "cut off"
-        b = group.node("b", lease_s=SHORT_LEASE_S)
+        b = group.node("b", beat_every_s=BEAT_S)
+        eventually(lambda: _live_problems(group).keys() == {"b"}, "it reports")
         ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
         b.wait(role="primary", timeout_s=PATIENCE_S)
         log.down = ""
@@ -273,10 +274,10 @@ class TestLogLost:
         assert fork_of(a) == ("1-2", [push("both"), push("a has it")])
 
     def test_the_tokens_of_before_are_still_good_after_a_recovery(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         a.submit(push("x"))
         group.server.flush()
-        eventually(lambda: a.problem)
+        eventually(lambda: _live_problems(group).get("a"), "it reports that the log is gone")
         ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
         a.wait(role="primary", position="1-2", timeout_s=PATIENCE_S)
         with pytest.raises(PositionLost, match="term 1 ended at 1-2"):
@@ -284,7 +285,7 @@ class TestLogLost:
 
     def test_where_nodes_may_the_most_advanced_founds_it_by_itself(self, group: Group) -> None:
         logs = {name: group.faulty_log() for name in "bcd"}
-        options = {"lease_s": SHORT_LEASE_S, "on_log_lost": "recover"}
+        options = {"beat_every_s": BEAT_S, "on_log_lost": "recover"}
         a = group.primary("a", **options)
         b, c, d = (group.node(name, log=logs[name], **options) for name in "bcd")
         a.submit(push("all"))
@@ -315,8 +316,10 @@ class TestLogLost:
         assert a.submit(push("x")) == 1
 
     def test_a_stray_record_is_recovered_by_nobody_unasked(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S, on_log_lost="recover")
+        a = group.primary("a", beat_every_s=BEAT_S, on_log_lost="recover")
         broken_by("stray", group)
+        eventually(lambda: a.lease_ms is None)
+        group.end_lease()
         after_beats(5, a)
         assert group.server.state.term == 1
 
@@ -331,13 +334,14 @@ class TestAMisnamedLog:
         group.wake()
 
     def test_nobody_writes_and_nobody_ends_until_it_is_set_right(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
-        b = group.node("b", lease_s=SHORT_LEASE_S, auto_promote=True, on_log_lost="recover")
+        a = group.primary("a", beat_every_s=BEAT_S)
+        b = group.node("b", beat_every_s=BEAT_S, auto_promote=True, on_log_lost="recover")
         a.submit(push("before"))
         in_step(a, b)
         self._misname(group)
         eventually(lambda: "changed by hand" in a.problem and "changed by hand" in b.problem)
         eventually(lambda: not a.leads)
+        group.end_lease()  # what is left of it keeps nobody from taking over
         with pytest.raises(LogLost, match="`replicator recover` sets it right"):
             a.submit(push("refused"))
         written = group.server.state.entries
@@ -455,7 +459,7 @@ def _loaded(node: Node) -> Any:
 
 class TestStrays:
     def test_a_stray_record_is_reported_and_nothing_is_skipped(self, group: Group) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         a.submit(push("x"))
         group.server.stray(RecordId(1_700_000_000_000, 0))
         with pytest.raises(CorruptRecord, match="1700000000000-0"):

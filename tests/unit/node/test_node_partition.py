@@ -9,8 +9,8 @@ from replicator.errors import ConfigError
 from replicator.protocol import election
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.support.kv import (
+    BEAT_S,
     PATIENCE_S,
-    SHORT_LEASE_S,
     Group,
     after_beats,
     beats,
@@ -21,7 +21,13 @@ from tests.support.kv import (
     pushed,
 )
 
-OPTIONS = {"lease_s": SHORT_LEASE_S, "auto_promote": True, "ack": "applied:1"}
+OPTIONS = {"beat_every_s": BEAT_S, "auto_promote": True, "ack": "applied:1"}
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many heartbeats candidates wait for others is asked in tests of the election."""
+    monkeypatch.setattr(election, "BEATS_WITHOUT_MAJORITY", 8)
 
 
 class Split:

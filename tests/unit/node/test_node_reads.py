@@ -12,7 +12,18 @@ import pytest
 from replicator import ConfigError, LogUnavailable, Node, OutcomeUnknown, PositionLost, RecordId, WouldDeadlock, ops
 from replicator.format.ids import ERA
 from replicator.protocol.group import Reply
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push, pushed, submitted
+from tests.support.kv import (
+    BEAT_S,
+    PATIENCE_S,
+    SHORT_LEASE_S,
+    Group,
+    eventually,
+    in_step,
+    in_thread,
+    push,
+    pushed,
+    submitted,
+)
 from tests.support.nodes import reported
 from tests.support.worlds import promote
 
@@ -146,8 +157,8 @@ class TestFreshReads:
     def test_nothing_is_answered_between_a_new_term_and_the_end_of_a_rebase(self, group: Group) -> None:
         """What is committed may not be in the log again yet."""
         log = group.faulty_log()
-        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
-        c = group.node("c", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", log=log, beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
+        c = group.node("c", beat_every_s=BEAT_S)
         a.submit(push("x"))
         in_step(a, b, c)
         c.stop()
@@ -163,7 +174,7 @@ class TestFreshReads:
 
         log.faults.append(held)
         group.fail_over(before)
-        c = group.node("c", lease_s=SHORT_LEASE_S)
+        c = group.node("c", beat_every_s=BEAT_S)
         assert sending.wait(PATIENCE_S)
         assert group.server.state.term == ERA + 1
         c.wait(position="1-2", timeout_s=PATIENCE_S)
@@ -180,7 +191,7 @@ class TestFreshReads:
         a, b = group.primary("a", log=log, lease_s=60.0), group.node("b")
         in_step(a, b)
         log.renewals_fail = log.deaf = True
-        b.promote()
+        b.promote(timeout_s=PATIENCE_S)
         b.submit(push("x"))
         assert (a.role, pushed(a)) == ("primary", [])
         with pytest.raises(TimeoutError):
@@ -189,7 +200,7 @@ class TestFreshReads:
     def test_once_the_lease_ran_out_nobody_knows_what_is_committed(self, group: Group) -> None:
         """The primary was cut off with its Redis, which takes no writes: heartbeats stand still, and say it leads."""
         log = group.faulty_log()
-        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", beat_every_s=BEAT_S)
         in_step(a, b)
         assert self._fresh(b) == []
         log.renewals_fail = True
@@ -236,14 +247,14 @@ class TestFreshReads:
 class TestReadTokens:
     def test_the_beginning_is_in_every_history(self, group: Group) -> None:
         a = group.primary("a")
-        a.promote(force=True)
+        a.promote(force=True, timeout_s=PATIENCE_S)
         a.wait(position="0-0", timeout_s=PATIENCE_S)
 
     @pytest.fixture
     def lost(self, group: Group) -> tuple[Node, str]:
         """A node of a group that lost 1-3 and 1-4 in a failover to it, and the token of 1-4."""
-        a, log = group.primary("a", lease_s=SHORT_LEASE_S), group.faulty_log()
-        b = group.node("b", log=log, lease_s=SHORT_LEASE_S)
+        a, log = group.primary("a", beat_every_s=BEAT_S), group.faulty_log()
+        b = group.node("b", log=log, beat_every_s=BEAT_S)
         submitted(a, push("kept"))
         in_step(a, b)
         before = group.server.state
@@ -297,30 +308,30 @@ class TestReadTokens:
 
     def test_also_on_the_node_that_had_it(self, group: Group, lost: tuple[Node, str]) -> None:
         b, token = lost
-        a = group.node("a", data_dir=self.a_as_left, lease_s=SHORT_LEASE_S)
+        a = group.node("a", data_dir=self.a_as_left, beat_every_s=BEAT_S)
         in_step(a, b)
         assert self._is_lost_on(a, token).term_end == RecordId(1, 2)
 
     def test_also_after_further_failovers(self, group: Group, lost: tuple[Node, str]) -> None:
         b, token = lost
-        b.promote()
-        b.promote()
+        b.promote(timeout_s=PATIENCE_S)
+        b.promote(timeout_s=PATIENCE_S)
         assert f"the failover to term {ERA + 1}" in str(self._is_lost_on(b, token))
         group.fail_over()
         b.wait(role="primary", position=f"{2 * ERA + 1}-1", timeout_s=PATIENCE_S)
         assert f"the failover to term {ERA + 1}" in str(self._is_lost_on(b, token))
 
     def test_who_waits_already_is_told_when_it_happens(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         waiting = in_thread(lambda: a.wait(position="1-5", timeout_s=2 * PATIENCE_S))
         a.submit(push("x"))
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         with pytest.raises(PositionLost, match=r"term 1 ended at 1-2; 1-5 was lost in the failover to term 2"):
             waiting()
 
     def test_a_token_that_survived_by_a_rebase_is_not_lost(self, group: Group) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
-        c = group.node("c", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
+        c = group.node("c", beat_every_s=BEAT_S)
         a.submit(push("x"))
         in_step(a, b, c)
         c.stop()
@@ -330,7 +341,7 @@ class TestReadTokens:
         in_step(a, b)
         group.fail_over(before)
         a.wait(role="primary", position=f"{ERA + 1}-1", timeout_s=PATIENCE_S)
-        c = group.node("c", lease_s=SHORT_LEASE_S)
+        c = group.node("c", beat_every_s=BEAT_S)
         in_step(a, b, c)
         d = group.node("d")
         in_step(a, d)

@@ -9,7 +9,8 @@ import pytest
 import replicator.node.health
 from replicator import CheckpointError, Node, ops
 from replicator.format.ids import RecordId
-from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push
+from tests.support.kv import BEAT_S, KV, PATIENCE_S, Group, eventually, in_step, in_thread, push
+from tests.support.nodes import lease_runs_out
 from tests.support.worlds import lead, promote
 
 
@@ -29,10 +30,12 @@ class TestLeads:
         self, group: Group
     ) -> None:
         log = group.log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S, http="http://a")
+        a = group.primary("a", log=log, beat_every_s=BEAT_S, http="http://a")
         assert a.primary_http == "http://a"
         log.down = "cut off"
         promote(group.log(), "z")
+        assert a.leads
+        lease_runs_out(a)
         eventually(lambda: not a.leads)
         assert a.role == "primary", "nobody told it"
         assert a.primary_http is None, "it may be another one"
@@ -41,8 +44,9 @@ class TestLeads:
 
     def test_it_leads_again_once_it_has_its_lease_again(self, group: Group) -> None:
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", log=log, beat_every_s=BEAT_S)
         log.renewals_fail = True
+        lease_runs_out(a)
         eventually(lambda: not a.leads)
         log.renewals_fail = False
         eventually(lambda: a.leads)
@@ -73,8 +77,9 @@ class TestPrimary:
 
     def test_it_is_not_without_a_lease(self, group: Group) -> None:
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", log=log, beat_every_s=BEAT_S)
         log.renewals_fail = True
+        lease_runs_out(a)
         eventually(lambda: not a.leads)
         assert code(a) in ("lease_lost", "log_unavailable")
         log.renewals_fail = False
@@ -126,7 +131,7 @@ class TestStandby:
     def test_a_node_of_a_group_that_never_had_a_log_is_not_ready(self, group: Group) -> None:
         a = group.node("a")
         assert (a.in_sync, code(a)) == (True, "lag_unknown"), "there is nothing that it could lack, or follow"
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         assert (a.in_sync, code(a)) == (True, "")
 
     def test_a_newcomer_at_the_beginning_of_a_log_that_was_trimmed_by_hand_is_not_in_sync(self, group: Group) -> None:
@@ -167,7 +172,7 @@ class TestStandby:
     def test_one_that_reads_nothing_any_more_is_behind(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(replicator.node.health, "BEHIND_S_MAX", 0.2)
         log = group.faulty_log()
-        a, b = group.primary("a"), group.node("b", log=log, lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", log=log, beat_every_s=BEAT_S)
         in_step(a, b)
         eventually(lambda: code(b) == "")
         log.deaf = True
@@ -189,7 +194,7 @@ class TestStandby:
         eventually(lambda: code(b) == "stalled")
 
     def test_one_that_took_its_leave_for_good_is_not_ready(self, group: Group) -> None:
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
         in_step(a, b)
         a.stop()
         group.server.flush()

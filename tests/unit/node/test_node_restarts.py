@@ -12,7 +12,7 @@ from replicator.format.ids import ERA, Writer
 from replicator.protocol.group import Claim, Reply
 from replicator.replica import save_queue
 from replicator.testing import MemoryLog
-from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, document, eventually, in_step, push, pushed
+from tests.support.kv import BEAT_S, KV, PATIENCE_S, Group, after_beats, document, eventually, in_step, push, pushed
 from tests.support.nodes import failing_disk, large, saves_nothing_unasked
 
 
@@ -29,21 +29,21 @@ class TestRestart:
         assert pushed(a) == pushed(b) == ["x", "y"]
 
     def test_a_primary_that_should_not_stays_a_standby(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         a.submit(push("x"))
         a.stop()
-        a = group.node("a", on_restart="standby", lease_s=SHORT_LEASE_S)
+        a = group.node("a", on_restart="standby", beat_every_s=BEAT_S)
         eventually(lambda: a._running.replica.node_state.beats_in_run >= 4)
         assert (a.role, a.term) == ("standby", 1)
-        assert a.promote() == 2
+        assert a.promote(timeout_s=PATIENCE_S) == 2
 
     def test_a_primary_that_was_replaced_while_it_was_down_follows(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
         a.submit(push("x"))
         a.stop()
-        b.promote()
+        b.promote(timeout_s=PATIENCE_S)
         b.submit(push("y"))
-        a = group.node("a", lease_s=SHORT_LEASE_S)
+        a = group.node("a", beat_every_s=BEAT_S)
         in_step(a, b)
         eventually(lambda: a._running.replica.node_state.beats_in_run >= 3)
         assert (a.role, a.term, pushed(a)) == ("standby", 2, ["x", "y"])
@@ -73,11 +73,11 @@ class TestRestart:
         assert pushed(b) == list(range(11))
 
     def test_a_standby_that_was_killed_at_any_record_neither_misses_nor_repeats_one(self, group: Group) -> None:
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
         for i in range(10):
             a.submit(push(i))
             if i % 3 == 0:
-                b = group.node("b", data_dir=group.crash(b), lease_s=SHORT_LEASE_S)
+                b = group.node("b", data_dir=group.crash(b), beat_every_s=BEAT_S)
         in_step(a, b)
         assert pushed(b) == list(range(10))
 
@@ -88,7 +88,7 @@ class TestRestart:
         in_step(a, b)
         on_disk_at_apply: list[tuple[int, RecordId]] = []
         b._setup.state.in_apply = lambda change: on_disk_at_apply.append(self._on_disk(b))
-        a.promote()
+        a.promote(timeout_s=PATIENCE_S)
         a.submit(push("x"))
         in_step(a, b)
         ((term, position),) = on_disk_at_apply
@@ -137,7 +137,7 @@ class TestRestart:
         return saved.view.term, saved.view.position.id
 
     def test_a_term_is_on_disk_before_the_node_leads_in_it(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        a = group.node("a", lease_s=SHORT_LEASE_S)
+        a = group.node("a", beat_every_s=BEAT_S)
         mended = failing_disk(monkeypatch, a)
         claim = Claim(writer=Writer("a", a.boot), floor=0, lease_ms=1000, by="test", reason="", new_log_id="log-1")
         group.log().promote(claim)
@@ -148,20 +148,20 @@ class TestRestart:
         assert self._on_disk(a)[0] == 1
 
     def test_a_damaged_checkpoint_is_set_aside_and_the_node_comes_back_from_the_log(self, group: Group) -> None:
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
         for i in range(10):
             a.submit(push(i))
         in_step(a, b)
         b.stop()
         (b.data_dir / "checkpoint.sqlite").write_bytes(b"not a database" * 1000)
-        b = group.node("b", lease_s=SHORT_LEASE_S)
+        b = group.node("b", beat_every_s=BEAT_S)
         in_step(a, b)
         assert pushed(b) == list(range(10))
 
 
 class TestNewRun:
     def test_after_a_clean_restart_of_redis_the_former_holder_leads_again(self, group: Group) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         a.submit(push("x"))
         in_step(a, b)
         group.fail_over()
@@ -186,8 +186,8 @@ class TestNewRun:
         assert pushed(a) == []
 
     def test_a_holder_ahead_of_a_log_that_lost_records_rebases_and_all_are_equal(self, group: Group) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
-        c = group.node("c", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
+        c = group.node("c", beat_every_s=BEAT_S)
         a.submit(push("x"))
         in_step(a, b, c)
         c.stop()
@@ -198,16 +198,16 @@ class TestNewRun:
         group.fail_over(before)
         eventually(lambda: a.role == "primary" and a.term > ERA)
         a.submit(push("y"))
-        c = group.node("c", lease_s=SHORT_LEASE_S)
+        c = group.node("c", beat_every_s=BEAT_S)
         in_step(a, b, c)
         assert pushed(a) == pushed(b) == pushed(c) == ["x", *range(5), "y"]
         assert ops.verify(group.log(), by="test").equal
 
     def test_terms_never_go_back(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         terms = [a.term]
         before = group.server.state
-        terms.append(a.promote())
+        terms.append(a.promote(timeout_s=PATIENCE_S))
         group.fail_over(before)
         eventually(lambda: a.role == "primary" and a.term > ERA)
         terms.append(a.term)
@@ -227,7 +227,7 @@ class TestStalled:
         return fail_at_bug
 
     def test_a_standby_keeps_its_place_and_says_so(self, group: Group, bug: Any) -> None:
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
         b._setup.state.in_apply = bug
         a.submit(push("x"))
         a.submit(push("bug"))
@@ -239,7 +239,7 @@ class TestStalled:
         eventually(lambda: "oops" in str(ops.status(group.log()).nodes[-1].problem))
 
     def test_after_a_restart_it_stalls_again_at_the_same_place(self, group: Group, bug: Any) -> None:
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
         b._setup.state.in_apply = bug
         a.submit(push("x"))
         a.submit(push("bug"))
@@ -248,7 +248,7 @@ class TestStalled:
         b.stop()
         state = KV()
         state.in_apply = bug
-        b = group.node("b", state=state, lease_s=SHORT_LEASE_S)
+        b = group.node("b", state=state, beat_every_s=BEAT_S)
         eventually(lambda: b.stalled is not None)
         assert str(b.position.id) == "1-2"
         b.stop()
@@ -272,23 +272,25 @@ class TestStalled:
         assert b.position.id.n >= 2
 
     def test_a_primary_stops_writing_and_loses_its_lease(self, group: Group, bug: Any) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b")
         a._setup.state.in_apply = bug
         with pytest.raises(Stalled):
             a.submit(push("bug"))
         with pytest.raises(Stalled):
             a.submit(push("next"))
-        eventually(lambda: group.server.look().lease_ms is None)
-        b.promote()
+        group.end_lease()  # what is left of it
+        after_beats(3, a)
+        assert group.server.look().lease_ms is None
+        b.promote(timeout_s=PATIENCE_S)
         assert pushed(b) == ["bug"]
         assert b.submit(push("next")) == 2
 
     def test_a_stalled_primary_learns_that_it_was_replaced(self, group: Group, bug: Any) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b")
         a._setup.state.in_apply = bug
         with pytest.raises(Stalled):
             a.submit(push("bug"))
-        b.promote()
+        b.promote(timeout_s=PATIENCE_S)
         eventually(lambda: a.role == "standby")
         assert a.stalled is not None
 
@@ -328,7 +330,7 @@ class TestFullDisk:
     def test_a_standby_applies_what_it_may_forget_says_why_that_is_not_saved_and_saves_it_later(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
         a.submit(push("x"))
         in_step(a, b)
         eventually(lambda: self._saved(b) == b.position)
@@ -344,7 +346,7 @@ class TestFullDisk:
     def test_a_standby_neither_applies_nor_acknowledges_what_somebody_waits_for_before_it_is_saved(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
         in_step(a, b)
         mended = failing_disk(monkeypatch, b)
         with pytest.raises(NotAcknowledged):
@@ -359,7 +361,7 @@ class TestFullDisk:
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(save_queue, "UNSAVED_BYTES_MAX", 2 * save_queue.STEP_BYTES)
-        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a"), group.node("b", beat_every_s=BEAT_S)
         in_step(a, b)
         mended = failing_disk(monkeypatch, b)
         for value in range(2):
@@ -391,7 +393,7 @@ class TestFullDisk:
     def test_a_primary_replaces_its_state_although_it_can_only_save_later(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b")
         a.submit(push("x"))
         in_step(a, b)
         mended = failing_disk(monkeypatch, a)
@@ -411,7 +413,7 @@ class TestFullDisk:
         return loaded and loaded.view.position
 
     def test_a_primary_saves_later_what_it_could_not_save(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         mended = failing_disk(monkeypatch, a)
         a.submit(push("x"))
         eventually(lambda: "ENOSPC" in a.problem)

@@ -10,7 +10,7 @@ import pytest
 from replicator.errors import LogUnavailable, PromotionRefused
 from replicator.log.memory_history import MemoryHistory
 from replicator.testing import MemoryLog, MemoryState
-from tests.support.kv import SHORT_LEASE_S, Group, after_beats, eventually, in_step, push, pushed
+from tests.support.kv import BEAT_S, PATIENCE_S, Group, after_beats, eventually, in_step, push, pushed
 
 
 class OfAStandby(MemoryLog):
@@ -39,15 +39,15 @@ class OfAStandby(MemoryLog):
 def test_it_follows_and_takes_over_from_nobody(group: Group, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log = OfAStandby(group.server)
-    a = group.primary("a", lease_s=SHORT_LEASE_S)
-    b = group.node("b", log=log, auto_promote=True, lease_s=SHORT_LEASE_S)
+    a = group.primary("a", beat_every_s=BEAT_S)
+    b = group.node("b", log=log, auto_promote=True, beat_every_s=BEAT_S)
     a.submit(push("x"))
     in_step(a, b)
     assert pushed(b) == ["x"]
     told = eventually(lambda: group.server.look().heartbeats.get("b"))
     assert (told.follows_only, told.candidate) == (log.may_not, False)
     with pytest.raises(PromotionRefused, match="it may not lead: the user may not use set"):
-        b.promote(force=True)
+        b.promote(force=True, timeout_s=PATIENCE_S)
     a.stop()
     after_beats(3, b)
     assert log.tried == []
@@ -59,8 +59,8 @@ def test_it_follows_and_takes_over_from_nobody(group: Group, caplog: pytest.LogC
 
 def test_it_founds_no_log(group: Group) -> None:
     log = OfAStandby(group.server)
-    a = group.primary("a", lease_s=SHORT_LEASE_S)
-    b = group.node("b", log=log, auto_promote=True, on_log_lost="recover", lease_s=SHORT_LEASE_S)
+    a = group.primary("a", beat_every_s=BEAT_S)
+    b = group.node("b", log=log, auto_promote=True, on_log_lost="recover", beat_every_s=BEAT_S)
     in_step(a, b)
     a.stop()
     group.fail_over(MemoryState())
@@ -72,13 +72,13 @@ def test_it_founds_no_log(group: Group) -> None:
 
 def test_it_puts_no_history_back(group: Group) -> None:
     log = OfAStandby(group.server)
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", log=log, lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", log=log, beat_every_s=BEAT_S)
     in_step(a, b)
     eventually(lambda: len(b.history().entries) == 1)
     data_dir = b.data_dir
     b.stop()
     group.server._write(history=MemoryHistory(count=1))
-    again = group.node("b", log=OfAStandby(group.server), data_dir=data_dir, lease_s=SHORT_LEASE_S)
+    again = group.node("b", log=OfAStandby(group.server), data_dir=data_dir, beat_every_s=BEAT_S)
     after_beats(3, again)
     assert again._setup.log.tried == []  # type: ignore[attr-defined]
     assert len(again.history().entries) == 1

@@ -10,7 +10,7 @@ import pytest
 from replicator import CorruptRecord, Node, ops
 from replicator.format.records import parse
 from replicator.log.replies import heard
-from tests.support.kv import KV, Group, eventually, in_step, push
+from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, push
 from tests.support.opaque import Text, has
 from tests.support.sealed import MARKER, key_file
 
@@ -93,7 +93,7 @@ def test_a_term_that_is_taken_by_force_is_vouched_for_and_for_that_term_alone(gr
     a = group.primary(key_file=keys)
     b = group.node("b", key_file=keys)
     in_step(a, b)
-    term = b.promote(force=True)
+    term = b.promote(force=True, timeout_s=PATIENCE_S)
     eventually(lambda: a.term == b.term == term)
     in_step(a, b)
     header = next(entry.header for entry in group.server.state.entries if entry.id.term == term)

@@ -33,9 +33,9 @@ from replicator.protocol import snapshot_due
 from replicator.protocol.group import Reply
 from replicator.testing import MemoryLog
 from tests.support.kv import (
+    BEAT_S,
     KV,
     PATIENCE_S,
-    SHORT_LEASE_S,
     Group,
     after_beats,
     document,
@@ -46,19 +46,19 @@ from tests.support.kv import (
     pushed,
     put,
 )
-from tests.support.nodes import large
+from tests.support.nodes import impatient, large
 from tests.support.opaque import KIB, Text, pieces
 
 
 class TestSnapshotsThatAreTooHeavy:
     def test_a_standby_says_so_in_its_heartbeat_and_takes_the_next_one(self, group: Group) -> None:
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", log=log, beat_every_s=0.05)
         a.submit(put("large", "x" * 100_000))
         a.publish()
         a.submit(push("since"))
         a.publish()
-        b = group.node("b", lease_s=SHORT_LEASE_S, snapshot_bytes_max=50_000)
+        b = group.node("b", beat_every_s=BEAT_S, snapshot_bytes_max=50_000)
         eventually(lambda: "is not taken" in b.problem, "it names it")
         shown = eventually(lambda: ops.status(group.log()).nodes[-1].problem, "it reports it")
         assert "snapshot_bytes_max" in shown
@@ -86,7 +86,7 @@ class TestSnapshotsThatAreTooHeavy:
 
 class TestSnapshots:
     def test_a_node_that_is_out_of_sync_gets_a_snapshot_from_the_primary(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         for i in range(5):
             a.submit(push(i))
         a.publish()
@@ -95,7 +95,7 @@ class TestSnapshots:
         state = group.server.state
         # A reader that finds changes behind a gap, and no snapshot.
         group.server._write(entries=tuple(e for e in state.entries if b'"part"' not in e.header))
-        b = group.node("b", lease_s=SHORT_LEASE_S)
+        b = group.node("b", beat_every_s=BEAT_S)
         in_step(a, b)
         assert pushed(b) == list(range(6))
 
@@ -145,7 +145,7 @@ class TestSnapshots:
     ) -> None:
         monkeypatch.setattr(snapshot_due, "SNAPSHOT_DUE_BYTES_MIN", 100_000)
         log = group.faulty_log()
-        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
+        a, b = group.primary("a", log=log, beat_every_s=BEAT_S), group.node("b")
 
         def slow(record: Any) -> Reply:
             beats = a._running.replica.node_state.beats_in_run
@@ -172,7 +172,7 @@ class TestSnapshots:
         monkeypatch.setattr(snapshot_due, "PAUSE_TIMES", times)
         monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", least_s)
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", log=log, beat_every_s=BEAT_S)
         a.publish()
         a.submit(put("x", "y" * 20_000))
         after_beats(3, a)
@@ -188,7 +188,7 @@ class TestSnapshots:
         monkeypatch.setattr(snapshot_due, "OVERDUE_BYTES_MIN", 100_000)
         monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", 1000.0)
         log = group.faulty_log()
-        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a = group.primary("a", log=log, beat_every_s=BEAT_S)
         a.publish()
         while a._running.replica.saved.changes_bytes <= snapshot_due.changes_bytes_max(
             a._running.replica.saved.snapshot_bytes
@@ -200,13 +200,13 @@ class TestSnapshots:
         # given a group whose primary sent one, and then changes that outweigh it
         monkeypatch.setattr(snapshot_due, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
         monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", 1000.0)
-        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
         a.publish()
         a.submit(put("x", "y" * 20_000))
         in_step(a, b)
         first = group.server.look().head.snapshot_at
         # when another one leads, it sends the next one at once, and only that
-        b.promote()
+        b.promote(timeout_s=PATIENCE_S)
         eventually(lambda: group.server.look().head.snapshot_at > first)
         second = group.server.look().head.snapshot_at
         b.submit(put("x", "z" * 20_000))
@@ -262,9 +262,11 @@ class TestSnapshots:
     def test_changes_that_wait_for_a_part_go_before_the_next_one(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.node.commit_queue, "YIELD_FOR_S", 0.3)
         log = group.faulty_log()
         a = group.primary("a", log=log)
+        queue = a._running.primary.commits._queue
+        # Others have a moment: here, as long as they need.
+        monkeypatch.setattr(replicator.node.commit_queue, "let_others_run", lambda _: eventually(lambda: not queue))
         for key, value in large().items():
             a.submit(put(key, value))
         sent = len(log.sent)
@@ -447,7 +449,7 @@ class TestSnapshots:
 
         def replaced(record: Any) -> Reply:
             reply = log.execute(record)
-            b.promote()
+            b.promote(timeout_s=PATIENCE_S)
             return reply
 
         log.faults.append(replaced)
@@ -468,7 +470,7 @@ class TestSnapshots:
 
         def promoted_meanwhile() -> Iterator[Any]:
             yield from pieces[:-1]
-            a.promote()
+            a.promote(timeout_s=PATIENCE_S)
             yield pieces[-1]
 
         with monkeypatch.context() as patched:
@@ -539,7 +541,7 @@ class TestReplace:
         seen = str(b.position.id)
         a.publish()
         ops.verify(group.log(), by="test")
-        b.promote()
+        b.promote(timeout_s=PATIENCE_S)
         assert b.position.id > RecordId.parse(seen)
         b.replace([["pushed", ["new"]]], expect=seen)
         assert pushed(b) == ["new"]
@@ -601,7 +603,8 @@ class TestReplace:
 
     def test_its_last_part_lands_once_though_the_answer_is_lost(self, group: Group) -> None:
         log = group.faulty_log()
-        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
+        a, b = group.primary("a", log=log, beat_every_s=BEAT_S), group.node("b")
+        impatient(a)
 
         def cut_off(record: Any) -> Reply:
             log.execute(record)
@@ -645,8 +648,8 @@ class TestDigests:
         a = group.primary("a")
         a._setup.state.snapshot = lambda: iter([{}, {"no": object()}, {}])  # type: ignore[method-assign]
         assert ops.verify(group.log(), by="test").undrawn == ["a"]
-        assert a.problem  # the error is kept, and with it what it came through
-        assert gc.isenabled()
+        eventually(lambda: a.problem)  # the error is kept, and with it what it came through
+        eventually(gc.isenabled)
 
     def test_an_apply_that_is_not_deterministic_is_found(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")

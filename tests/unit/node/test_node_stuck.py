@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from replicator import NotPrimary, PromotionRefused, ReplicatorError, ops
+from replicator import Node, NotPrimary, PromotionRefused, ReplicatorError, ops
 from replicator.errors import CorruptRecord
 from replicator.format.codec import encode_changes
 from replicator.format.ids import N_LEAP, TERM_LEAP, Position, RecordId, Writer
@@ -19,13 +19,33 @@ from replicator.format.records import ChangeRecord, Record, seal_change
 from replicator.log.memory_redis import Entry
 from replicator.node.lease_keeper import STUCK_S
 from replicator.protocol.group import Code, Reply
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, forks, in_step, push, pushed
+from tests.support.kv import (
+    BEAT_S,
+    PATIENCE_S,
+    SHORT_LEASE_S,
+    Group,
+    after_beats,
+    eventually,
+    forks,
+    in_step,
+    push,
+    pushed,
+    submitted,
+)
 
-OPTIONS = {"lease_s": SHORT_LEASE_S, "auto_promote": True}
+OPTIONS = {"beat_every_s": BEAT_S, "auto_promote": True}
 
 
 def has_lease(group: Group) -> bool:
     return group.server.state.lease_ms(group.server.clock_ms()) >= 0
+
+
+def gives_up(group: Group, holder: Node) -> None:
+    """It gives its lease up, and does not renew what Redis has left of it."""
+    eventually(lambda: holder.lease_ms is None, f"{holder.name} has no lease")
+    group.end_lease()
+    after_beats(2, holder)
+    assert not has_lease(group)
 
 
 def forged(group: Group, term: int, n: int, *, node: str = "a", boot: str = "", prev: str = "") -> ChangeRecord:
@@ -82,6 +102,7 @@ def test_a_holder_in_whose_name_somebody_else_wrote_gives_the_term_up(group: Gro
     assert not a._running.replica.node_state.holds_term, (
         "at once: it must not put its own state over what it does not know"
     )
+    group.end_lease()
     b.wait(role="primary", timeout_s=PATIENCE_S)
     b.submit(push("y"), timeout_s=PATIENCE_S)
     in_step(a, b)
@@ -99,6 +120,7 @@ def test_a_holder_whose_rebase_is_refused_lets_others_take_over_and_says_why(gro
     log.faults.extend([lambda record: Reply(Code.STRAY, id=RecordId(1, 9))] * 10_000)
     with pytest.raises(NotPrimary):
         a.submit(push("y"))
+    a._setup.lease.length_s = SHORT_LEASE_S
     # then it stops renewing its lease, and the other one leads
     b.wait(role="primary", timeout_s=PATIENCE_S)
     log.faults.clear()
@@ -108,11 +130,12 @@ def test_a_holder_whose_rebase_is_refused_lets_others_take_over_and_says_why(gro
 
 def test_a_holder_that_gets_nowhere_says_so_in_its_heartbeat(group: Group) -> None:
     log = group.faulty_log()
-    a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+    a = group.primary("a", log=log, beat_every_s=BEAT_S)
     log.faults.append(lambda record: Reply(Code.BEHIND, id=RecordId(1, 1)))
     log.faults.extend([lambda record: Reply(Code.STRAY, id=RecordId(1, 9))] * 100_000)
     with pytest.raises(NotPrimary):
         a.submit(push("y"))
+    a._setup.lease.length_s = SHORT_LEASE_S
     eventually(lambda: "can write nothing" in group.server.look().heartbeats["a"].problem, "it says so")
     eventually(lambda: group.server.look().lease_ms is None, "its lease is gone")
     with pytest.raises(
@@ -122,14 +145,14 @@ def test_a_holder_that_gets_nowhere_says_so_in_its_heartbeat(group: Group) -> No
     # and if it comes back to it, it leads
     log.faults.clear()
     a.wait(role="primary", timeout_s=PATIENCE_S)
-    a.submit(push("after"), timeout_s=PATIENCE_S)
+    submitted(a, push("after"))
     eventually(lambda: not group.server.look().heartbeats["a"].problem, "nothing is wrong any more")
 
 
 def test_a_holder_whose_log_has_something_else_in_it_does_not_renew(group: Group) -> None:
     a = group.primary("a", **OPTIONS)
     group.server.stray(RecordId(1, 100))
-    eventually(lambda: group.server.look().lease_ms is None, "its lease is gone")
+    gives_up(group, a)
     assert "not a record" in group.server.look().heartbeats["a"].problem
     assert recovered(group).primary == "a"
     a.submit(push("x"), timeout_s=PATIENCE_S)
@@ -138,19 +161,24 @@ def test_a_holder_whose_log_has_something_else_in_it_does_not_renew(group: Group
 def test_a_holder_that_sends_a_large_state_keeps_its_lease_meanwhile(group: Group) -> None:
     """What counts is that it gets on, not how long it takes."""
     log = group.faulty_log()
-    a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+    a = group.primary("a", log=log, beat_every_s=BEAT_S)
     for i in range(3):
         a.submit(push(i))
-    keeper = a._running.ha_loop.lease_keeper
-    with a._running.replica.write_lock:
+    keeper, limit_s = a._running.ha_loop.lease_keeper, max(a._setup.lease.length_s, STUCK_S)
+
+    def goes_by(seconds: float) -> None:
+        assert keeper._got_on is not None
+        keeper._got_on = keeper._got_on[0], keeper._got_on[1] - seconds
+
+    with keeper._leasing:  # it does not look itself meanwhile
         assert not keeper._is_stuck(a._running.replica.node_state)
-    behind = a._running.replica.node_state.refused(Reply(Code.BEHIND, id=RecordId(1, 1)))
-    for n in range(5, 12):
-        moved = behind._replace(view=behind.view._replace(position=Position(RecordId(1, n), "a" * 32)))
-        keeper._got_on = keeper._got_on and (keeper._got_on[0], keeper._got_on[1] - 0.5 * STUCK_S)
-        assert not keeper._is_stuck(moved)
-    keeper._got_on = keeper._got_on and (keeper._got_on[0], keeper._got_on[1] - STUCK_S)
-    assert keeper._is_stuck(moved)
+        behind = a._running.replica.node_state.refused(Reply(Code.BEHIND, id=RecordId(1, 1)))
+        for n in range(5, 12):
+            moved = behind._replace(view=behind.view._replace(position=Position(RecordId(1, n), "a" * 32)))
+            goes_by(0.5 * limit_s)
+            assert not keeper._is_stuck(moved)
+        goes_by(limit_s)
+        assert keeper._is_stuck(moved)
 
 
 # --- numbers that somebody else wrote --------------------------------------------------------------------------------
@@ -162,7 +190,7 @@ def test_a_term_key_that_cannot_be_is_told_and_mended_by_one_command(group: Grou
     a.submit(push("x"))
     in_step(a, b)
     group.server.set_term(term)
-    eventually(lambda: not has_lease(group), "nobody holds a lease")
+    gives_up(group, a)
     problem = str(ops.status(group.log()).problem)
     assert "the term key holds" in problem
     assert "`replicator recover`" in problem
@@ -181,7 +209,7 @@ def test_a_head_that_was_edited_by_hand_is_told_and_mended_by_one_command(group:
     a.submit(push("x"))
     in_step(a, b)
     group.server.set_head(**fields)
-    eventually(lambda: not has_lease(group), "nobody holds a lease")
+    gives_up(group, a)
     assert "something else than replicator wrote to the head" in str(ops.status(group.log()).problem)
     after_beats(3, a, b)  # also the one that held the term reports on
     is_recovered(group)
@@ -237,8 +265,8 @@ def test_a_record_that_leaves_a_gap_is_not_taken(group: Group) -> None:
 def test_a_holder_that_got_nowhere_and_was_replaced_follows_and_has_no_problem_left(group: Group) -> None:
     # given a holder whose log does not take what it has, and whose application cannot be drawn
     log = group.faulty_log()
-    a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
-    b = group.node("b", lease_s=SHORT_LEASE_S)
+    a = group.primary("a", log=log, beat_every_s=BEAT_S)
+    b = group.node("b", beat_every_s=BEAT_S)
     a.submit(push("x"))
     in_step(a, b)
     draw = a._setup.state.snapshot
@@ -250,6 +278,7 @@ def test_a_holder_that_got_nowhere_and_was_replaced_follows_and_has_no_problem_l
     log.faults.append(lambda record: Reply(Code.BEHIND, id=RecordId(1, 1)))
     with pytest.raises(ReplicatorError):
         a.submit(push("y"))
+    a._setup.lease.length_s = SHORT_LEASE_S
     eventually(lambda: "lets others take over" in a.problem)
     # when another one is promoted
     ops.promote(group.log(), "b", by="ann", force=True, timeout_s=PATIENCE_S)

@@ -17,7 +17,7 @@ from replicator.node.acks import Level
 from replicator.node.problems import Problems
 from replicator.node.state_writer import FIRST_PAUSE_S, PAUSE_S_MAX, StateWriter
 from replicator.state import SharedState
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
+from tests.support.kv import BEAT_S, PATIENCE_S, SHORT_LEASE_S, Group, eventually
 from tests.support.opaque import KIB, Kept, Text, has, pieces
 
 FULL = StateError(path="the-file", problem="the disk is full")
@@ -64,7 +64,7 @@ def status_of(group: Group, name: str) -> ops.NodeStatus:
 def test_what_comes_meanwhile_is_taken_once_and_the_state_follows_later(group: Group, at_end: bool, what: str) -> None:
     rest = pieces(100 * KIB) if what == "patch" else []
     a = group.primary("a", state=Text([b"one", *rest]))
-    b = group.node("b", state=Refusing(at_end=at_end), lease_s=SHORT_LEASE_S)
+    b = group.node("b", state=Refusing(at_end=at_end), beat_every_s=BEAT_S)
     a.publish()
     has(b, [b"one", *rest])
     # given a standby whose disk is full
@@ -140,7 +140,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     begun, goes_on = threading.Event(), threading.Event()
 
     a = group.primary("a", state=Text(pieces(100 * KIB)))
-    b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
+    b = group.node("b", state=Refusing(), beat_every_s=BEAT_S)
     a.publish()
     has(b, a._setup.state.pieces)
     b._setup.state.refusal = FULL
@@ -194,11 +194,11 @@ def test_a_restart_meanwhile_starts_and_makes_it_up(group: Group) -> None:
     data_dir = group.crash(b)
     state = Refusing([b"one"])
     state.refusal = FULL
-    again = group.node("b", state=state, data_dir=data_dir, lease_s=SHORT_LEASE_S)
+    again = group.node("b", state=state, data_dir=data_dir, beat_every_s=BEAT_S)
     eventually(lambda: "the disk is full" in again.problem)
     assert again.position == a.position
     again.stop()
-    again = group.node("b", state=state, data_dir=data_dir, lease_s=SHORT_LEASE_S)
+    again = group.node("b", state=state, data_dir=data_dir, beat_every_s=BEAT_S)
     # then it runs, and follows once it can
     state.refusal = None
     has(again, [b"two"])
@@ -206,7 +206,7 @@ def test_a_restart_meanwhile_starts_and_makes_it_up(group: Group) -> None:
 
 
 def test_what_a_program_did_meanwhile_is_given_up_once_it_can_be(group: Group) -> None:
-    a = group.primary("a", state=Refusing([b"one"]), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=Refusing([b"one"]), beat_every_s=BEAT_S)
     b = group.node("b", state=Text())
     a.publish()
     has(b, [b"one"])
@@ -224,7 +224,7 @@ def test_what_a_program_did_meanwhile_is_given_up_once_it_can_be(group: Group) -
 
 def test_a_node_leads_once_its_state_is_what_was_published(group: Group) -> None:
     a = group.primary("a", state=Text([b"one"]))
-    b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
+    b = group.node("b", state=Refusing(), beat_every_s=BEAT_S)
     a.publish()
     has(b, [b"one"])
     b._setup.state.refusal = FULL
@@ -248,7 +248,7 @@ def test_a_node_leads_once_its_state_is_what_was_published(group: Group) -> None
 
 def test_one_that_ends_before_it_could_lead_does_not_come_back_with_what_it_had(group: Group) -> None:
     a = group.primary("a", state=Text([b"one"]))
-    b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
+    b = group.node("b", state=Refusing(), beat_every_s=BEAT_S)
     a.publish()
     has(b, [b"one"])
     b._setup.state.refusal = FULL
@@ -271,9 +271,9 @@ def test_one_that_ends_before_it_could_lead_does_not_come_back_with_what_it_had(
 
 
 def test_one_that_cannot_lead_keeps_nobody_waiting(group: Group) -> None:
-    a = group.primary("a", state=Text([b"one"]), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=Text([b"one"]), beat_every_s=BEAT_S)
     b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
-    c = group.node("c", state=Text(), lease_s=SHORT_LEASE_S, auto_promote=True)
+    c = group.node("c", state=Text(), beat_every_s=BEAT_S, auto_promote=True)
     a.publish()
     has(b, [b"one"])
     has(c, [b"one"])
@@ -292,8 +292,8 @@ def test_one_that_cannot_lead_keeps_nobody_waiting(group: Group) -> None:
 
 
 def test_a_state_in_use_is_no_reason_not_to_lead(group: Group) -> None:
-    a = group.primary("a", state=Text([b"one"]), lease_s=SHORT_LEASE_S)
-    b = group.node("b", state=Shared(), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=Text([b"one"]), beat_every_s=BEAT_S)
+    b = group.node("b", state=Shared(), beat_every_s=BEAT_S)
     assert isinstance(b._setup.state, SharedState)
     a.publish()
     has(b, [b"one"])
@@ -327,7 +327,7 @@ def test_a_primary_whose_state_was_replaced_and_could_not_be_written_publishes_n
 
 def test_what_a_node_could_not_lead_with_it_does_not_acknowledge(group: Group) -> None:
     a = group.primary("a", state=Text([b"one"]))
-    b = group.node("b", state=Shared(), lease_s=SHORT_LEASE_S)
+    b = group.node("b", state=Shared(), beat_every_s=BEAT_S)
     a.publish()
     has(b, [b"one"])
     # given a state in use: this node could lead all the same
@@ -343,7 +343,7 @@ def test_what_a_node_could_not_lead_with_it_does_not_acknowledge(group: Group) -
     a._setup.state.pieces = [b"three"]
     with pytest.raises(NotAcknowledged):
         a.publish(ack="applied:1", timeout_s=0.5)
-    assert b.position == a.position
+    eventually(lambda: b.position == a.position)
     assert group.log().look().heartbeats["b"].synced < a.position.id
     # then it does once it can
     b._setup.state.refusal = None
@@ -352,8 +352,8 @@ def test_what_a_node_could_not_lead_with_it_does_not_acknowledge(group: Group) -
 
 
 def test_what_is_not_written_is_not_called_equal(group: Group) -> None:
-    a = group.primary("a", state=Text([b"one"]), lease_s=SHORT_LEASE_S)
-    b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
+    a = group.primary("a", state=Text([b"one"]), beat_every_s=BEAT_S)
+    b = group.node("b", state=Refusing(), beat_every_s=BEAT_S)
     a.publish()
     has(b, [b"one"])
     b._setup.state.refusal = FULL

@@ -17,9 +17,10 @@ from replicator.node.options import HostedNodeKeywords
 from replicator.node.problems import UNHEALTHY, Problems
 from replicator.node.vitals import Vitals
 from tests.support.kv import (
+    BEAT_S,
     PATIENCE_S,
-    SHORT_LEASE_S,
     Group,
+    after_beats,
     eventually,
     in_step,
     in_thread,
@@ -27,24 +28,27 @@ from tests.support.kv import (
     submitted,
 )
 
-OPTIONS: dict[str, Any] = {"lease_s": SHORT_LEASE_S, "auto_promote": True}
+OPTIONS: dict[str, Any] = {"beat_every_s": BEAT_S, "auto_promote": True}
+
+
+def is_well_and_leads(group: Group, watchdog: Callable[[], object], **options: Any) -> Any:
+    """A node that leads. Before its watchdog has answered once, it could not."""
+    a = group.node("a", watchdog=watchdog, **options)
+    eventually(lambda: not a.problem, "the first answer")
+    a.promote(timeout_s=PATIENCE_S)
+    return a
 
 
 def why(watchdog: Callable[[], object]) -> str:
     """What a node says of such a watchdog."""
     problems = Problems()
-    asked = threading.Event()
+    vitals = Vitals(problems, watchdog, limit_s=PATIENCE_S, watches_loop=True)
 
-    def counted() -> object:
-        asked.set()
-        return watchdog()
-
-    vitals = Vitals(problems, counted, limit_s=PATIENCE_S, watches_loop=True)
-    vitals.look()
-    assert asked.wait(PATIENCE_S)
-    for _ in range(3):  # its first answer may have come too late for the first look
-        time.sleep(0.01)
+    def has_answered() -> bool:
         vitals.look()
+        return "has not answered yet" not in str(problems)
+
+    eventually(has_answered, "the first answer")
     problem = problems.get(UNHEALTHY)
     return str(problem) if problem is not None else ""
 
@@ -101,7 +105,7 @@ class TestTheWatchdog:
 
     def test_a_primary_that_it_is_not_content_with_is_replaced_and_goes_on_as_a_standby(self, group: Group) -> None:
         unwell: list[str] = []
-        a = group.primary("a", watchdog=lambda: "".join(unwell), **OPTIONS)
+        a = is_well_and_leads(group, lambda: "".join(unwell), **OPTIONS)
         b = group.node("b", **OPTIONS)
         submitted(a, push("x"))
         in_step(a, b)
@@ -109,6 +113,7 @@ class TestTheWatchdog:
         unwell.append("the GPU fell off")
         said = "it does not lead, and lets others take over: its watchdog says: the GPU fell off"
         eventually(lambda: said in a.problem and not a.leads)
+        group.end_lease()  # what Redis has left of it
         # then the node says so everywhere, and the other one leads
         eventually(lambda: "GPU" in group.server.look().heartbeats["a"].stalled)
         assert any("GPU" in str(node.problem) for node in ops.status(group.log()).nodes if node.node == "a")
@@ -129,40 +134,43 @@ class TestTheWatchdog:
 
     def test_if_nobody_takes_over_it_leads_again_in_the_same_term(self, group: Group) -> None:
         unwell: list[str] = []
-        a = group.primary("a", watchdog=lambda: "".join(unwell), lease_s=SHORT_LEASE_S)
+        a = is_well_and_leads(group, lambda: "".join(unwell), beat_every_s=BEAT_S)
         unwell.append("not now")
         eventually(lambda: not a.leads and "not now" in a.problem)
         assert a.unready is not None
         assert (a.unready.code, "not now" in a.unready.message) == ("unhealthy", True)
         with pytest.raises(LeaseLost):
             a.submit(push("x"), timeout_s=0.1)
-        eventually(lambda: group.server.look().lease_ms is None, "its lease has run out in Redis as well")
+        group.end_lease()
+        after_beats(2, a)
+        assert group.server.look().lease_ms is None, "it does not renew it"
         unwell.clear()
         a.wait(role="primary", timeout_s=PATIENCE_S)
         assert a.term == 1
         submitted(a, push("x"))
 
     def test_a_candidate_that_it_is_not_content_with_takes_over_nothing(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         b = group.node("b", watchdog=lambda: "never", **OPTIONS)
         c = group.node("c", **OPTIONS)
         in_step(a, b, c)
         eventually(lambda: group.server.look().heartbeats["b"].stalled)
         group.crash(a)
+        group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
         assert not b.leads
 
     def test_a_restarted_primary_that_is_not_well_does_not_take_its_term_again(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         submitted(a, push("x"))
         directory = group.crash(a)
-        again = group.node("a", data_dir=directory, watchdog=lambda: False, lease_s=SHORT_LEASE_S)
+        again = group.node("a", data_dir=directory, watchdog=lambda: False, beat_every_s=BEAT_S)
         beats = again._running.replica.node_state.beats_in_run
         eventually(lambda: again._running.replica.node_state.beats_in_run > beats + 3, "it has looked around")
         assert (again.role, again.term) == ("standby", 1)
 
     def test_what_waits_for_redis_to_confirm_it_renews_no_lease_that_was_given_up(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a = group.primary("a", beat_every_s=BEAT_S)
         with a._running.ha_loop.lease_keeper._leasing:  # it renews nothing meanwhile
             a._setup.lease.lost()
             answer = a._running.acks._redis._ask(Level("fsynced"), a.position.id, 0.1)
@@ -174,7 +182,7 @@ class TestTheLoop:
     def test_a_primary_whose_loop_is_blocked_is_replaced_and_says_why(self, group: Group) -> None:
         b = group.node("b", **OPTIONS)
         leads, blocked, go_on = threading.Event(), threading.Event(), threading.Event()
-        a = group.new_node("a", **OPTIONS)
+        a = group.new_node("a", watchdog_s=1.0, **OPTIONS)
 
         async def serve() -> None:
             async with a:
@@ -187,7 +195,7 @@ class TestTheLoop:
                 # and as a standby it goes on
                 await a.await_role("standby", timeout_s=PATIENCE_S)
                 await a.await_position(str(b.position.id), timeout_s=PATIENCE_S)
-                await asyncio.sleep(3 * SHORT_LEASE_S / 3)
+                await asyncio.sleep(3 * BEAT_S)
                 while a.problem:
                     await asyncio.sleep(0.01)
 
@@ -197,6 +205,7 @@ class TestTheLoop:
         blocked.set()
         said = "the event loop of the application does not turn: something has blocked it for 1 s"
         eventually(lambda: said in a.problem and not a.leads)
+        group.end_lease()
         b.wait(role="primary", timeout_s=PATIENCE_S)
         submitted(b, push("x"))
         go_on.set()
@@ -205,7 +214,7 @@ class TestTheLoop:
 
     def test_a_primary_whose_task_awaits_inside_of_a_plain_read_is_replaced_and_says_why(self, group: Group) -> None:
         b = group.node("b", **OPTIONS)
-        a = group.new_node("a", **OPTIONS)
+        a = group.new_node("a", watchdog_s=1.0, **OPTIONS)
         leads, go_on = threading.Event(), threading.Event()
 
         async def serve() -> None:
@@ -225,6 +234,7 @@ class TestTheLoop:
         assert leads.wait(PATIENCE_S)
         said = "a task has awaited something inside of reading() for 1 s, so the state stands still: use areading()"
         eventually(lambda: said in a.problem and not a.leads)
+        group.end_lease()
         b.wait(role="primary", timeout_s=PATIENCE_S)
         go_on.set()
         done()

@@ -11,8 +11,8 @@ import pytest
 from replicator import Node, NodeEvent, ProgramError
 from replicator.node.events import EVENTS_MAX, Outlook
 from replicator.node.watch import Watch
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push
-from tests.support.nodes import failing_disk
+from tests.support.kv import BEAT_S, PATIENCE_S, Group, eventually, in_step, in_thread, push
+from tests.support.nodes import failing_disk, lease_runs_out
 
 STANDBY = Outlook(role="standby", leads=False, term=1, primary="b", in_sync=True, problems={})
 
@@ -35,7 +35,7 @@ async def heard(node: Node, events: list[NodeEvent]) -> None:
 
 def test_listening_begins_with_how_it_stands_and_ends_with_the_node(group: Group) -> None:
     async def main() -> None:
-        a = group.new_node("a", lease_s=SHORT_LEASE_S)
+        a = group.new_node("a", beat_every_s=BEAT_S)
         events: list[NodeEvent] = []
         task = asyncio.create_task(heard(a, events))
         first = await until(events, "now")
@@ -59,7 +59,7 @@ def test_listening_begins_with_how_it_stands_and_ends_with_the_node(group: Group
 
 
 def test_a_failover_is_heard_on_both_sides(group: Group) -> None:
-    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+    a, b = group.primary("a", beat_every_s=BEAT_S), group.node("b", beat_every_s=BEAT_S)
     in_step(a, b)
 
     async def main() -> None:
@@ -83,13 +83,14 @@ def test_a_failover_is_heard_on_both_sides(group: Group) -> None:
 
 def test_a_lease_that_only_runs_out_is_heard(group: Group) -> None:
     log = group.faulty_log()
-    a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+    a = group.primary("a", log=log, beat_every_s=BEAT_S)
 
     async def main() -> None:
         events: list[NodeEvent] = []
         task = asyncio.create_task(heard(a, events))
         await until(events, "now", leads=True)
         log.renewals_fail = True
+        lease_runs_out(a)
         await until(events, "lease_lost", role="primary")
         await until(events, "problem")
         log.renewals_fail = False
@@ -129,7 +130,7 @@ def test_a_loop_that_is_too_slow_is_told_what_it_missed(group: Group) -> None:
 
 
 def test_a_disk_that_fails_is_a_problem_that_begins_and_ends(group: Group) -> None:
-    a = group.primary("a", lease_s=SHORT_LEASE_S)
+    a = group.primary("a", beat_every_s=BEAT_S)
 
     async def main() -> None:
         events: list[NodeEvent] = []

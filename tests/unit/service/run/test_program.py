@@ -26,7 +26,7 @@ from tests.support.kv import LEASE_S, PATIENCE_S, Group, eventually, in_thread
 from tests.support.needs import needs
 
 #: Nobody's patience is so long, and no machine so busy: such a lease is not lost.
-LONG_LEASE_S = 10 * PATIENCE_S
+LEASE_S = 10 * PATIENCE_S
 
 #: For what has to wait until one is over. A busy machine may cost a node this one, which then leads on a moment later.
 SHORT_LEASE_S = 2.0
@@ -45,7 +45,7 @@ def beside(group: Group) -> Iterator[Beside]:
     """A node that runs a program, and what looks after that."""
     with ExitStack() as stack:
 
-        def beside(name: str, command: str, *, check: str = "", lease_s: float = LONG_LEASE_S, **more: object) -> Node:
+        def beside(name: str, command: str, *, check: str = "", lease_s: float = LEASE_S, **more: object) -> Node:
             options = RunOptions(command=command, check=check, check_every_s=0.1, stop_s=5.0)
             node, run = with_program(group, name, options, lease_s=lease_s, **more)
             node.start()
@@ -56,7 +56,7 @@ def beside(group: Group) -> Iterator[Beside]:
 
 
 def with_program(
-    group: Group, name: str, options: RunOptions, *, lease_s: float = LONG_LEASE_S, **more: object
+    group: Group, name: str, options: RunOptions, *, lease_s: float = LEASE_S, **more: object
 ) -> tuple[Node, RunProgram]:
     """A node, which is not started yet, and its program."""
     run = RunProgram(options, lease_s=lease_s)
