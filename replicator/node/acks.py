@@ -161,12 +161,7 @@ class Acks:
     def _sync_for_all(self) -> None:
         """Flush until the disk has the newest record that is waited for; then the thread ends."""
         backoff = Backoff(SYNC_AGAIN_S, SYNC_AGAIN_S_MAX)
-        while True:
-            with self._lock:
-                newest = max((each.newest for each in self._waiting.values() if len(each)), default=ZERO_ID)
-                if newest <= self._replica.synced_upto:
-                    self._syncer = None
-                    return
+        while (newest := self._still_to_sync()) is not None:
             try:
                 self._replica.flush()
             except CheckpointError as error:
@@ -174,6 +169,17 @@ class Acks:
             self.hear()
             if self._replica.synced_upto < newest:  # for the moment out of sync, because of a rebase
                 time.sleep(backoff.failed())
+        # A regular save may have synced it before this thread came to that, and after the standbys had said so.
+        self.hear()
+
+    def _still_to_sync(self) -> RecordId | None:
+        """The newest record that is waited for; None: the disk has it, and the thread is over."""
+        with self._lock:
+            newest = max((each.newest for each in self._waiting.values() if len(each)), default=ZERO_ID)
+            if newest > self._replica.synced_upto:
+                return newest
+            self._syncer = None
+            return None
 
     def _refuse_unsynced(self, problem: str) -> None:
         with self._lock:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from .kv import Group
+
 #: Appends what it is told to the file that it is given.
 TELL = """
 import os, sys
@@ -21,3 +23,9 @@ def telling(told: Path) -> str:
 
 def lines(told: Path) -> list[str]:
     return told.read_text().splitlines()
+
+
+def hands_over(group: Group, primary: str, *, to: str) -> bool:
+    """Whether a switchover would have the program of the primary stopped first: both nodes have reported, and it so."""
+    heartbeats = group.log().look().heartbeats
+    return to in heartbeats and primary in heartbeats and heartbeats[primary].prepares

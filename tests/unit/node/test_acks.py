@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from replicator import ChangeRejected, ConfigError, LogUnavailable, NotAcknowledged, RecordId, ops
-from replicator.format.ids import ERA, Writer
+from replicator.format.ids import ERA, ZERO_ID, Writer
 from replicator.log.interface import Ack, Confirmation
+from replicator.node import acks as module
 from replicator.node.acks import Acks, Level
 from replicator.protocol.group import Code, Reply
 from replicator.protocol.heartbeat import EVERY_MS_MAX
@@ -196,6 +197,25 @@ class TestStandbys:
         waiting = in_thread(lambda: waiter.wait("applied:2"))
         waiter.hear("b")
         waiter.hear("c")
+        waiting()
+
+    def test_who_waits_goes_on_though_its_own_disk_was_synced_by_somebody_else(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # given a node that looks at nothing for long, and a thread for its disk that has yet to begin
+        a = group.primary("a", lease_s=10 * PATIENCE_S, beat_every_s=PATIENCE_S)
+        a.submit(push("x"))
+        acks, id_, synced, syncs = a._running.acks, a.position.id, [ZERO_ID], []
+        acks.is_live = lambda node: True
+        monkeypatch.setattr(Replica, "synced_upto", property(lambda _: synced[0]))
+        monkeypatch.setattr(module, "started", lambda work, **_: syncs.append(work))
+        waiting = in_thread(lambda: acks.wait(Level.parse("applied:1"), id_, LONG_S))
+        eventually(lambda: syncs)
+        # when a standby has said so, and a regular save is the first
+        acks.hear([Ack("b", id_)])
+        synced[0] = id_
+        syncs[0]()
+        # then nobody waits for anything else
         waiting()
 
     def test_after_the_timeout_it_says_how_many_have_it(self, waiter: Waiter) -> None:

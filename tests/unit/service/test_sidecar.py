@@ -23,7 +23,7 @@ from replicator.service.serve import Program, serve
 from replicator.service.sidecar import Sidecar
 from replicator.state.file import FileState
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
-from tests.support.role_commands import lines, telling
+from tests.support.role_commands import hands_over, lines, telling
 
 #: Nodes that say often how they are, and that no busy machine costs their lease.
 STEADY: dict[str, Any] = {"lease_s": 10 * PATIENCE_S, "beat_every_s": 0.3}
@@ -154,7 +154,7 @@ def test_a_command_that_fails_is_told_until_one_goes_well(group: Group, told: Pa
     a, b = group.primary("a", **STEADY), group.node("b", **STEADY)
 
     def problem() -> str:
-        return next(node.problem or "" for node in ops.status(group.log()).nodes if node.node == "a")
+        return next((node.problem or "" for node in ops.status(group.log()).nodes if node.node == "a"), "")
 
     with Sidecar(a, on_primary=text, on_standby=telling(told)):
         eventually(lambda: said in problem())
@@ -173,7 +173,7 @@ def test_what_cannot_be_published_is_told_until_it_is(
     a = group.primary("a", state=state, **STEADY)
 
     def problem() -> str:
-        return ops.status(group.log()).nodes[0].problem or ""
+        return "".join(node.problem or "" for node in ops.status(group.log()).nodes)
 
     with Sidecar(a, state, publish_every_s=0.02):
         eventually(lambda: "not published: the state in" in problem())
@@ -220,7 +220,7 @@ def test_a_switchover_stops_the_program_and_publishes_what_it_wrote_last(group: 
         # given that it is published rarely
         with Sidecar(a, ours, publish_every_s=0.5, on_standby=stop), Sidecar(b, theirs):
             eventually(theirs.path.exists)
-            eventually(lambda: group.log().look().heartbeats["a"].prepares)
+            eventually(lambda: hands_over(group, "a", to="b"))
             assert {node.node: node.has_program for node in ops.status(group.log()).nodes}["a"]
             # when somebody else is to lead
             done = ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
@@ -240,6 +240,7 @@ def test_a_program_that_was_stopped_for_a_switchover_that_does_not_come_goes_on(
     a = group.primary("a", **STEADY)
     with Sidecar(a, on_primary=telling(told), on_standby=telling(told)) as sidecar:
         eventually(lambda: lines(told) == ["primary 1 a g"])
+        eventually(lambda: "a" in group.log().look().heartbeats)
         request = group.log().request("prepare", by="ops", node="a")
         eventually(lambda: group.log().look().heartbeats["a"].prepared == request)
         assert lines(told)[1:] == ["standby 1 a g"]
@@ -255,7 +256,7 @@ def test_a_program_that_cannot_be_stopped_is_not_switched_over(group: Group, tol
     a, b = group.primary("a", **STEADY), group.node("b", **STEADY)
     with Sidecar(a, on_primary=telling(told), on_standby="false"):
         eventually(lambda: lines(told) == ["primary 1 a g"])
-        eventually(lambda: group.log().look().heartbeats["a"].prepares)
+        eventually(lambda: hands_over(group, "a", to="b"))
         with pytest.raises(PromotionRefused, match=r"a cannot hand over .*failed with exit code 1"):
             ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         # then it goes on
@@ -269,7 +270,7 @@ def test_what_cannot_be_published_last_is_not_switched_over(group: Group, tmp_pa
     group.node("b", state=FileState(tmp_path / "theirs"), **STEADY)
     with Sidecar(a, state, publish_every_s=0.05, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
-        eventually(lambda: group.log().look().heartbeats["a"].prepares)
+        eventually(lambda: hands_over(group, "a", to="b"))
         with pytest.raises(PromotionRefused, match="there is no such file"):
             ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         eventually(lambda: lines(told)[1:] == ["standby 1 a g", "primary 1 a g"])
@@ -282,7 +283,7 @@ def test_a_program_that_does_not_stop_in_time_is_not_switched_over(
     a = group.primary("a", **STEADY)
     group.node("b", **STEADY)
     with Sidecar(a, on_standby=noting(told, "standby", ends=False)):
-        eventually(lambda: group.log().look().heartbeats["a"].prepares)
+        eventually(lambda: hands_over(group, "a", to="b"))
         with pytest.raises(TimeoutError, match="a has not said that its program has stopped; nothing was done"):
             ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         assert a.role == "primary"

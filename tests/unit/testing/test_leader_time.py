@@ -15,7 +15,7 @@ from replicator.node.events import NodeEvent
 from replicator.testing import Cluster, leader_time
 from tests.support.kv import PATIENCE_S, eventually
 
-NEVER_S = 3 * PATIENCE_S
+NEVER_S = 10 * PATIENCE_S
 
 
 @pytest.fixture(autouse=True)

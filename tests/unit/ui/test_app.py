@@ -12,6 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from replicator import Node
 from replicator.ui.actions import Actions
 from replicator.ui.app import ui_routes
 from replicator.ui.feed import Feed
@@ -100,9 +101,17 @@ def act(client: TestClient, what: str, **asked: Any) -> Any:
     return client.post(f"/ui/do/{what}", json=asked, headers={**BEARER, "Origin": "http://testserver"})
 
 
-def test_a_promotion_is_of_the_term_that_its_preview_was_of(client: TestClient, group: Group) -> None:
+@pytest.fixture
+def pair(group: Group) -> tuple[Node, Node]:
+    """A primary and a standby, both of which have reported what they have."""
     a, b = group.primary("a"), group.node("b")
     in_step(a, b)
+    eventually(lambda: {"a", "b"} <= group.log().look().heartbeats.keys())
+    return a, b
+
+
+def test_a_promotion_is_of_the_term_that_its_preview_was_of(client: TestClient, pair: tuple[Node, Node]) -> None:
+    _, b = pair
     preview = client.post("/ui/preview", json={"node": "b"}, headers=BEARER).json()
     assert (preview["term"], preview["losses"], preview["refusal"]) == (1, [], None)
     assert act(client, "promote", node="b").status_code == 409, "it says of no term"
@@ -113,9 +122,8 @@ def test_a_promotion_is_of_the_term_that_its_preview_was_of(client: TestClient, 
     eventually(lambda: b.leads)
 
 
-def test_a_switchover_and_what_is_refused(client: TestClient, group: Group) -> None:
-    a, b = group.primary("a"), group.node("b")
-    in_step(a, b)
+@pytest.mark.usefixtures("pair")
+def test_a_switchover_and_what_is_refused(client: TestClient) -> None:
     assert act(client, "switchover", node="b").json()["primary"] == "b"
     refused = act(client, "switchover", node="b")
     assert (refused.status_code, "leads already" in refused.json()["message"]) == (409, True)

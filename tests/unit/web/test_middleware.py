@@ -369,7 +369,8 @@ def test_a_term_that_ends_between_two_changes_of_a_request(sites: Sites, tmp_pat
 
     problem_of(sites.of(a, transfers).ask("POST", "/transfer"), 504, "outcome_unknown")
     # and one that writes nothing before is redirected
-    assert sites.of(a, lambda *_: a.submit({"set": ["x", 1]})).ask("POST", "/").status_code == 307
+    site = sites.of(a, lambda *_: a.submit({"set": ["x", 1]}), primary_within_s=PATIENCE_S)
+    assert site.ask("POST", "/").status_code == 307
     for node in group.nodes:
         node.stop()
 

@@ -24,6 +24,7 @@ from replicator.service.sidecar import Sidecar
 from tests.support.beacon import beacon, signs
 from tests.support.kv import LEASE_S, PATIENCE_S, Group, eventually, in_thread
 from tests.support.needs import needs
+from tests.support.role_commands import hands_over
 
 #: Nobody's patience is so long, and no machine so busy: such a lease is not lost.
 LEASE_S = 10 * PATIENCE_S
@@ -49,6 +50,8 @@ def beside(group: Group) -> Iterator[Beside]:
             options = RunOptions(command=command, check=check, check_every_s=0.1, stop_s=5.0)
             node, run = with_program(group, name, options, lease_s=lease_s, **more)
             node.start()
+            # It does not lead before its watchdog has answered, for which a start does not wait long.
+            eventually(lambda: "watchdog" not in node.problem)
             stack.enter_context(Sidecar(node, run=run))
             return node
 
@@ -100,6 +103,7 @@ def test_after_a_switchover_it_waits_for_no_lease_since_the_other_one_was_ended_
     a, b = beside("a", beacon(path)), beside("b", beacon(path))
     a.promote(timeout_s=PATIENCE_S)
     eventually(lambda: runs(path, a))
+    eventually(lambda: hands_over(group, "a", to="b"))
     ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
     eventually(lambda: runs(path, b))
     # when one is asked for that does not come, it leads on in the term after, and its program is there again
@@ -107,6 +111,7 @@ def test_after_a_switchover_it_waits_for_no_lease_since_the_other_one_was_ended_
     group.log().request("prepare", by="ops", node="b")
     eventually(lambda: b.term == 3 and runs(path, b))
     monkeypatch.undo()
+    eventually(lambda: hands_over(group, "b", to="a"))
     ops.switchover(group.log(), "a", by="ops", timeout_s=PATIENCE_S)
     eventually(lambda: runs(path, a))
     assert terms(path) == [(1, "a"), (2, "b"), (3, "b"), (4, "a")]
