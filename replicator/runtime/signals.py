@@ -9,16 +9,22 @@ wants it to go on, and it does.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 
-__all__ = ["ending", "on_end"]
+__all__ = ["ending", "on_end", "wait_until"]
 
 #: Whoever sends one of these means this process, however it was started.
 ALWAYS = (signal.SIGTERM, signal.SIGINT)
 
 #: These come to everything that a terminal has.
 UNLESS_IGNORED = (signal.SIGHUP, signal.SIGQUIT)
+
+
+#: The kernel may give a signal to another thread than the main thread. Python calls the handler on the main thread all
+#: the same, and does not wake it for that: in a wait without an end it would never be called.
+LOOK_EVERY_S = 0.2
 
 
 def ending() -> tuple[signal.Signals, ...]:
@@ -31,3 +37,9 @@ def on_end(handle: Callable[[int, FrameType | None], object]) -> None:
     """Have `handle` called for each of them, also for the second and third. On the main thread only."""
     for number in ending():
         signal.signal(number, handle)
+
+
+def wait_until(ended: threading.Event) -> None:
+    """Wait on the main thread for what a handler of a signal sets."""
+    while not ended.wait(LOOK_EVERY_S):
+        pass

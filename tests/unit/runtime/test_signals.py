@@ -55,3 +55,23 @@ def test_what_means_this_very_process_is_heeded_all_the_same(number: signal.Sign
     process.send_signal(number)
     out, _ = process.communicate(timeout=300)
     assert (process.returncode, out) == (0, f"{int(number)}\n")
+
+
+TO_ANOTHER_THREAD = """
+import signal, threading, time
+from replicator.runtime.signals import on_end, wait_until
+ended = threading.Event()
+on_end(lambda *_: ended.set())
+def signalled():
+    time.sleep(0.2)  # by then the main thread waits
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    threading.Event().wait()
+threading.Thread(target=signalled, daemon=True).start()
+wait_until(ended)
+print("heard", flush=True)
+"""
+
+
+def test_one_that_comes_to_another_thread_is_heard_by_who_waits() -> None:
+    done = subprocess.run([sys.executable, "-c", TO_ANOTHER_THREAD], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "heard\n")
