@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from replicator.errors import ConfigError
-from replicator.runtime.signals import on_end
+from replicator.runtime.signals import on_end, wait_until
 
 from .context import Settings, operator
 
@@ -58,7 +58,7 @@ def ui(settings: Settings, http: str, opens: bool, read_only: bool) -> None:
         with page_that_leads_to(whole) as page:
             if opens and _has_browser():
                 webbrowser.open(page.as_uri())
-            ended.wait()
+            wait_until(ended)
 
 
 @contextmanager

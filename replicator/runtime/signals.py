@@ -9,11 +9,12 @@ wants it to go on, and it does.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import TypeVar
 
-__all__ = ["Interruption", "ending", "on_end"]
+__all__ = ["Interruption", "ending", "on_end", "wait_until"]
 
 T = TypeVar("T")
 
@@ -24,6 +25,11 @@ ALWAYS = (signal.SIGTERM, signal.SIGINT)
 
 #: These come to everything that a terminal has.
 UNLESS_IGNORED = (signal.SIGHUP, signal.SIGQUIT)
+
+
+#: The kernel may give a signal to another thread than the main thread. Python calls the handler on the main thread all
+#: the same, and does not wake it for that: in a wait without an end it would never be called.
+LOOK_EVERY_S = 0.2
 
 
 def ending() -> tuple[signal.Signals, ...]:
@@ -79,3 +85,9 @@ class Interruption:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_IGN if self._asked else handler)
+
+
+def wait_until(ended: threading.Event) -> None:
+    """Wait on the main thread for what a handler of a signal sets."""
+    while not ended.wait(LOOK_EVERY_S):
+        pass

@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from replicator.runtime.signals import wait_until
+
 from .history import Notes, Recorder
 from .wire import Caller, NoAnswer, NotSent
 
@@ -198,7 +200,7 @@ def main() -> None:
     threading.Thread(target=_wait_for_parent, args=[ended], daemon=True).start()
     for client in clients:
         client.start()
-    ended.wait()
+    wait_until(ended)
     for client in clients:
         client.ended.set()
     for client in clients:

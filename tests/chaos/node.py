@@ -27,6 +27,7 @@ from typing import Any
 from replicator import Node, ReplicatorError
 from replicator.format.snapshot_parts import Cutter
 from replicator.protocol import snapshot_due
+from replicator.runtime.signals import wait_until
 from replicator.storage.checkpoint import Checkpoint
 
 from . import broken
@@ -224,7 +225,7 @@ def main() -> None:
     with node:
         server = Server(options.socket, Service(node, state, disk, names).answer)
         threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
-        ended.wait()
+        wait_until(ended)
 
 
 def _options() -> argparse.Namespace:

@@ -36,7 +36,7 @@ from tests.support.kv import KV, PATIENCE_S, document, eventually, in_step, push
 GROUPS = [f"g{number}" for number in range(25)]
 
 #: A lease that only a hang costs, and no busy machine.
-LEASE_S = 6.0
+LONG_LEASE_S = 6.0
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_node_is_stopped_and_the_others_go_on(host: Host, other: Host, tmp_pat
 
 
 def test_redis_goes_and_comes_back_and_every_group_goes_on(host: Host, redis: RedisServer, tmp_path: Path) -> None:
-    nodes = led(nodes_of(host, "a", tmp_path, lease_s=LEASE_S))
+    nodes = led(nodes_of(host, "a", tmp_path, lease_s=LONG_LEASE_S))
     for node in nodes.values():
         node.submit(push("x"))
     redis.restart()
@@ -310,12 +310,12 @@ def test_a_host_without_the_right_to_its_alarm_reads_all_the_same(redis: RedisSe
 def test_disks_that_hang_keep_no_other_node_from_its_lease(
     other: Host, held: Callable[..., Any], tmp_path: Path
 ) -> None:
-    nodes = led(nodes_of(other, "a", tmp_path, lease_s=LEASE_S))
+    nodes = led(nodes_of(other, "a", tmp_path, lease_s=LONG_LEASE_S))
     # given more disks that hang than there are keepers
     for group in GROUPS[:5]:
         nodes[group]._running.replica.flush = held  # type: ignore[method-assign]
     # when several leases have passed
-    until = time.monotonic() + 2 * LEASE_S
+    until = time.monotonic() + 2 * LONG_LEASE_S
     while time.monotonic() < until:
         # then all others have theirs, all the time
         assert [group for group in GROUPS[5:] if nodes[group].lease_ms is None] == []

@@ -126,3 +126,23 @@ def handlers_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+TO_ANOTHER_THREAD = """
+import signal, threading, time
+from replicator.runtime.signals import on_end, wait_until
+ended = threading.Event()
+on_end(lambda *_: ended.set())
+def signalled():
+    time.sleep(0.2)  # by then the main thread waits
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    threading.Event().wait()
+threading.Thread(target=signalled, daemon=True).start()
+wait_until(ended)
+print("heard", flush=True)
+"""
+
+
+def test_one_that_comes_to_another_thread_is_heard_by_who_waits() -> None:
+    done = subprocess.run([sys.executable, "-c", TO_ANOTHER_THREAD], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "heard\n")

@@ -27,7 +27,7 @@ from tests.support.needs import needs
 from tests.support.role_commands import hands_over
 
 #: Nobody's patience is so long, and no machine so busy: such a lease is not lost.
-LEASE_S = 10 * PATIENCE_S
+LONG_LEASE_S = 10 * PATIENCE_S
 
 #: For what has to wait until one is over. A busy machine may cost a node this one, which then leads on a moment later.
 SHORT_LEASE_S = 2.0
@@ -46,7 +46,7 @@ def beside(group: Group) -> Iterator[Beside]:
     """A node that runs a program, and what looks after that."""
     with ExitStack() as stack:
 
-        def beside(name: str, command: str, *, check: str = "", lease_s: float = LEASE_S, **more: object) -> Node:
+        def beside(name: str, command: str, *, check: str = "", lease_s: float = LONG_LEASE_S, **more: object) -> Node:
             options = RunOptions(command=command, check=check, check_every_s=0.1, stop_s=5.0)
             node, run = with_program(group, name, options, lease_s=lease_s, **more)
             node.start()
@@ -59,7 +59,7 @@ def beside(group: Group) -> Iterator[Beside]:
 
 
 def with_program(
-    group: Group, name: str, options: RunOptions, *, lease_s: float = LEASE_S, **more: object
+    group: Group, name: str, options: RunOptions, *, lease_s: float = LONG_LEASE_S, **more: object
 ) -> tuple[Node, RunProgram]:
     """A node, which is not started yet, and its program."""
     run = RunProgram(options, lease_s=lease_s)
