@@ -4,13 +4,15 @@
 - They look at a group even if one of its keys is damaged (`looked`): most of all then an operator needs to see it, and
   `recover` to mend it. Only operations that need a primary insist on one (`led_head`).
 - An unknown group is most likely a misspelt name or the wrong Redis, so the error lists the groups that there are.
-- An operation that waits polls (`POLL_EVERY_S`) until its timeout, and then says what it waited for. It gives Redis a
-  little longer than that (`GRACE_S`), or a Redis that hangs would hide that message.
+- An operation that waits polls (`looks`) until its timeout, and then says what it waited for. It gives Redis a little
+  longer than that (`GRACE_S`), or a Redis that hangs would hide that message. So would a process that was not run for a
+  moment, and comes too late for its last look: that is no answer either, and none that is missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from ..errors import (
@@ -32,6 +34,7 @@ __all__ = [
     "Step",
     "check_is_known",
     "looked",
+    "looks",
 ]
 
 POLL_EVERY_S = 0.02
@@ -85,6 +88,28 @@ def looked(log: Log) -> GroupView:
         return cast(GroupView, unavailable.look)
 
 
+def looks(
+    log: Log, deadline: float, *, every_s: float = POLL_EVERY_S, ask: Callable[[], object] = lambda: None
+) -> Iterator[GroupView]:
+    """Look at the group again and again, until the deadline (`time.monotonic`) is over; `ask` comes before each look.
+
+    After it, whoever waits says what for: also where the deadline, which `log` may have as well, cut a look off.
+    Raises what `log` raises before that, and what Redis answers.
+    """
+    while True:
+        try:
+            ask()
+            look = log.look()
+        except LogUnavailable as unavailable:
+            if time.monotonic() <= deadline or unavailable.refused or unavailable.look is not None:
+                raise
+            return
+        yield look
+        if time.monotonic() > deadline:
+            return
+        time.sleep(every_s)
+
+
 def check_is_known(log: Log, look: GroupView) -> None:
     """Raises `UnknownGroup` with the groups that there are: most likely the name is misspelt, or the Redis another."""
     if not is_known(look):
@@ -100,8 +125,9 @@ def switched(log: Log, reply: Reply) -> None:
         raise LogLost(what=f"there is no log of group {log.group} at {log.url}")
 
 
-def led_head(log: Log) -> Head:
-    look = log.look()
+def led_head(log: Log, look: GroupView | None = None) -> Head:
+    """The head, as `look` or a look now has it. Raises `NotPrimary` if nobody leads."""
+    look = log.look() if look is None else look
     if look.head is None or term_holder(look) is None:
         why = "`replicator status` says what to do" if is_known(look) else str(_unknown(log))
         raise NotPrimary(f"nobody leads the group, so nobody can do it: {why}")

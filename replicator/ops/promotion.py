@@ -22,7 +22,7 @@ from ..protocol.heartbeat import Heartbeat
 from ..protocol.reasons import Facts
 from ..runtime import checks
 from ..runtime.counted import counted
-from .common import GRACE_S, LEASE_MS, POLL_EVERY_S, Progress, check_call, led_head, looked, silent, switched
+from .common import GRACE_S, LEASE_MS, POLL_EVERY_S, Progress, check_call, led_head, looked, looks, silent, switched
 from .diagnosis import term_holder
 from .group_status import node_status
 
@@ -146,8 +146,7 @@ class RestartedMeanwhile(Exception):
 
 
 def wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: float) -> None:
-    while True:
-        look = log.look()
+    for look in looks(log, deadline, every_s=POLL_IN_THE_GAP_S):
         heartbeat = look.heartbeats.get(node)
         if heartbeat is not None and heartbeat.boot != boot:
             raise RestartedMeanwhile
@@ -155,11 +154,7 @@ def wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: flo
             raise replaced(node, by=look.head.node if look.head else "", term=look.term)
         if heartbeat is not None and heartbeat.term == term and heartbeat.role == "primary":
             return
-        if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"{node} has term {term}, and does not lead yet; `replicator status` shows how far it is"
-            )
-        time.sleep(POLL_IN_THE_GAP_S)
+    raise TimeoutError(f"{node} has term {term}, and does not lead yet; `replicator status` shows how far it is")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -328,28 +323,26 @@ def _prepare(log: Log, node: str, before: Head, by: str, progress: Progress) -> 
 
 
 def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: float, progress: Progress) -> None:
-    while True:
-        log.request("report", by="switchover", node=node)
-        look = log.look()
+    how_far = "it has not said how far it is"
+    for look in looks(log, deadline, ask=lambda: log.request("report", by="switchover", node=node)):
         promotion.check(node, look)
         heartbeat = look.heartbeats[node]
         if heartbeat.in_sync and heartbeat.position.id >= target:
             return
-        behind = target.n - heartbeat.position.id.n
-        progress(f"waiting for {node}, which is {counted(behind, 'record')} behind")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{node} does not keep up: it is {counted(behind, 'record')} behind; nothing was done")
-        time.sleep(POLL_EVERY_S)
+        behind = counted(target.n - heartbeat.position.id.n, "record")
+        progress(f"waiting for {node}, which is {behind} behind")
+        how_far = f"it is {behind} behind"
+    raise TimeoutError(f"{node} does not keep up: {how_far}; nothing was done")
 
 
 def _follows(log: Log, before: Head, term: int, deadline: float) -> bool:
-    while True:
-        heartbeat = log.look().heartbeats.get(before.node)
+    for look in looks(log, deadline):
+        heartbeat = look.heartbeats.get(before.node)
         if heartbeat is not None and heartbeat.term >= term and heartbeat.role == "standby":
             return True
-        if heartbeat is None or not heartbeat.alive or time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_EVERY_S)
+        if heartbeat is None or not heartbeat.alive:
+            break
+    return False
 
 
 def pause(log: Log, *, by: str, reason: str = "") -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..errors import NotPrimary, ReinitRefused
 from ..log.interface import Log
 from ..protocol.group import GroupView
-from .common import GRACE_S, POLL_EVERY_S, Progress, check_call, check_is_known, silent
+from .common import GRACE_S, Progress, check_call, check_is_known, looks, silent
 from .diagnosis import term_holder
 
 __all__ = ["Reinit", "reinit"]
@@ -44,8 +44,7 @@ def reinit(log: Log, node: str, *, by: str, timeout_s: float = 120.0, progress: 
     id_ = log.reinit(node, by=by)
     progress(f"asked {node} to give its state up")
     told = False
-    while time.monotonic() < deadline:
-        look = log.look()
+    for look in looks(log, deadline):
         heartbeat = look.heartbeats.get(node)
         if heartbeat is not None and heartbeat.reinitialised == id_ and heartbeat.in_sync:
             took_ms = round((time.monotonic() - began) * 1000, 1)
@@ -53,7 +52,6 @@ def reinit(log: Log, node: str, *, by: str, timeout_s: float = 120.0, progress: 
         if heartbeat is not None and heartbeat.given_up and not told:
             told = True
             progress(f"{node} waits for a snapshot of {primary}")
-        time.sleep(POLL_EVERY_S)
     raise TimeoutError(f"{node} has not been rebuilt after {timeout_s} s; `replicator status` says where it is")
 
 

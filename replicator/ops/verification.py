@@ -18,7 +18,7 @@ from ..format.ids import ZERO_ID
 from ..log.interface import Log
 from ..protocol.group import NO_DIGEST
 from ..runtime.counted import counted
-from .common import GRACE_S, POLL_EVERY_S, Progress, Step, check_call, led_head, silent
+from .common import GRACE_S, Progress, Step, check_call, led_head, looks, silent
 
 __all__ = [
     "DigestReport",
@@ -39,15 +39,14 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
     log.request("snapshot", by=by)
     progress(f"asked {head.node} for a snapshot")
     parts = -1
-    while time.monotonic() < deadline:
-        now = led_head(log)
+    for look in looks(log, deadline):
+        now = led_head(log, look)
         if now.snapshot_at >= head.position.id:
             progress(f"the snapshot of {now.snapshot_at} is complete")
             return str(now.snapshot_at)
         if now.part_next > parts:
             parts = now.part_next
             progress(f"{counted(parts, 'part is', 'parts are')} in the log")
-        time.sleep(POLL_EVERY_S)
     raise TimeoutError(f"{head.node} has not completed a snapshot after {timeout_s} s")
 
 
@@ -110,8 +109,9 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = s
     log.request("digest", by=by)
     progress(f"asked {head.node} for a marker")
     told = -1
-    while True:
-        look = log.look()
+    report: DigestReport | None = None
+    for look in looks(log, deadline):
+        report = None
         live = {name: heartbeat for name, heartbeat in look.heartbeats.items() if heartbeat.alive}
         marked = live.get(head.node)
         at = marked.digest_at if marked else ZERO_ID
@@ -121,10 +121,11 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = s
             if len(digests) > told:
                 told = len(digests)
                 progress(Step(f"{told} of {counted(len(live), 'node')} reported at {at}", told, len(live)))
-            if not late or time.monotonic() > deadline:
-                known = {name for name, heartbeat in look.heartbeats.items() if not heartbeat.left}
-                silent = sorted(known - set(live) - set(digests))
-                return DigestReport(position=str(at), digests=digests, late_nodes=late, silent_nodes=silent)
-        elif time.monotonic() > deadline:
-            raise TimeoutError(f"{head.node} has not reported a digest after {timeout_s} s")
-        time.sleep(POLL_EVERY_S)
+            known = {name for name, heartbeat in look.heartbeats.items() if not heartbeat.left}
+            silent = sorted(known - set(live) - set(digests))
+            report = DigestReport(position=str(at), digests=digests, late_nodes=late, silent_nodes=silent)
+            if not late:
+                break
+    if report is None:
+        raise TimeoutError(f"{head.node} has not reported a digest after {timeout_s} s")
+    return report

@@ -17,7 +17,7 @@ from ..node.release import VERSION_MAX
 from ..protocol import versions as rules
 from ..protocol.group import GroupView
 from ..runtime import checks
-from .common import GRACE_S, POLL_EVERY_S, Progress, check_call, led_head, looked, silent
+from .common import GRACE_S, Progress, check_call, led_head, looked, looks, silent
 from .diagnosis import next_step
 
 __all__ = ["Finalized", "NodeVersions", "Versions", "finalize", "versions", "versions_of"]
@@ -119,8 +119,7 @@ def finalize(log: Log, version: int, *, by: str, timeout_s: float = 10.0, progre
     led_head(log)
     before: int | None = None
     asked_at = float("-inf")
-    while True:
-        look = log.look()
+    for look in looks(log, deadline):
         current = rules.version_of(look)
         if current is not None:
             before = current if before is None else before
@@ -130,11 +129,9 @@ def finalize(log: Log, version: int, *, by: str, timeout_s: float = 10.0, progre
             why = rules.why_not(version, current, rules.reporting(look))
             if why is not None:
                 raise VersionRefused(current=current, problem=why)
-            head = led_head(log)
+            head = led_head(log, look)
             if time.monotonic() - asked_at > ASK_EVERY_S:  # the one that was asked may have been replaced
                 asked_at = time.monotonic()
                 log.request(f"{rules.FINALIZE}{version}", by=by)
                 progress(f"asked {head.node} to raise the group from version {current} to {version}")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the primary has not raised the group to version {version} after {timeout_s} s")
-        time.sleep(POLL_EVERY_S)
+    raise TimeoutError(f"the primary has not raised the group to version {version} after {timeout_s} s")

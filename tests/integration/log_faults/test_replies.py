@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -208,8 +209,11 @@ def test_an_append_in_two_steps_ends_in_time_as_well(
         patched.setattr(wire, "time", SimpleNamespace(monotonic=lambda: now[0]))
         with far.within(now[0] + 0.2).appending(record) as appending:
             now[0] += 1.0
+            too_late = threading.Timer(10.0, proxy.go)  # whoever still waits then gets an answer
+            too_late.start()
             with pytest.raises(OutcomeUnknown):
                 appending.receive()
+            too_late.cancel()
     wait_until(lambda: calls(world) == called + 1)
     proxy.go()
     assert far.append(record) == Reply(Code.DUPLICATE, id=record.id)
