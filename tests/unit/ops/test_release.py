@@ -63,6 +63,7 @@ def test_the_lease_of_a_node_that_was_killed_is_given_back_and_another_one_leads
 ) -> None:
     a, data_dir = crashed(group)
     b = group.node("b", log=(log := group.log()), lease_s=LEASE_S, auto_promote=True)
+    b.wait(position="1-2", timeout_s=PATIENCE_S)  # so it reads what is said to the group, too
     reported(group, b)
     # and given that it looks at the group once it has heard that the lease was given back, and by whom
     may_look, look = threading.Event(), log.look
