@@ -202,10 +202,11 @@ class TestStandbys:
     def test_who_waits_goes_on_though_its_own_disk_was_synced_by_somebody_else(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # given a node that looks at nothing for long, and a thread for its disk that has yet to begin
-        a = group.primary("a", lease_s=10 * PATIENCE_S, beat_every_s=PATIENCE_S)
+        # given acks of which only this test brings news, and a thread for the disk that has yet to begin
+        a = group.primary("a")
         a.submit(push("x"))
-        acks, id_, synced, syncs = a._running.acks, a.position.id, [ZERO_ID], []
+        acks, id_ = Acks(group.log(), a._running.replica, a._setup.lease), a.position.id
+        synced, syncs = [ZERO_ID], list[Callable[[], None]]()
         acks.is_live = lambda node: True
         monkeypatch.setattr(Replica, "synced_upto", property(lambda _: synced[0]))
         monkeypatch.setattr(module, "started", lambda work, **_: syncs.append(work))
