@@ -64,7 +64,7 @@ class RecordId(NamedTuple):
         match = _ID.fullmatch(text)
         if match is None:
             raise ConfigError(setting="position", problem=f"{text!r} is not of the form TERM-N, for example 5-1042")
-        return cls(int(match[1]), int(match[2]))
+        return new_tuple(cls, (int(match[1]), int(match[2])))
 
     def __str__(self) -> str:
         return f"{self.term}-{self.n}"

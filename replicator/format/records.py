@@ -247,12 +247,13 @@ def seal_change(
     sealer: Sealer | None = None,
 ) -> ChangeRecord:
     """Make the change record that follows `after`; `body`: its payload. Raises `ChangeTooLarge` if it does not fit."""
+    (node, boot), ((_, n), prev) = writer, after
     fields: dict[str, Any] = {
         "v": FORMAT_VERSION,
         "kind": "change",
-        "node": writer.node,
-        "boot": writer.boot,
-        "prev": after.chain,
+        "node": node,
+        "boot": boot,
+        "prev": prev,
         "at": at,
         "codec": codec,
         "digest": digest,
@@ -264,7 +265,7 @@ def seal_change(
         fields |= {"v": FORMAT_WITH_VERSION, "version": version}
     if trace:
         fields["trace"] = trace
-    id_ = new_tuple(RecordId, (term, after.id.n + 1))
+    id_ = new_tuple(RecordId, (term, n + 1))
     payload = body
     if sealer is None:
         header = _header_of(id_, fields, body)
@@ -273,13 +274,14 @@ def seal_change(
     # Unlike those of a part, its fields are not read back from the header: a caller is waiting for this record.
     record = _ChangeDraft()
     record.id = id_
-    record.node, record.boot = writer
-    record.prev = after.chain
+    record.node = node
+    record.boot = boot
+    record.prev = prev
     record.at = at
     record.header = header
     record.body = body
     record.payload = payload
-    record.chain = extend_chain(after.chain, header, body)
+    record.chain = extend_chain(prev, header, body)
     record.codec = codec
     record.digest = digest
     record.count = count

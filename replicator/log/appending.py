@@ -24,8 +24,8 @@ from .replies import append_args
 
 __all__ = ["AppendRequest", "RedisAppending"]
 
-#: After the start: prev, chain, n, header, body, carries, acks.
-_REST = b"%b" + b"$%d\r\n%b\r\n" * 7
+#: After the start: prev and chain, which have 32 digits; n, header, body; carries, which has one; acks.
+_REST = b"%b" + b"$32\r\n%b\r\n" * 2 + b"$%d\r\n%b\r\n" * 3 + b"$1\r\n%b\r\n" + b"$%d\r\n%b\r\n"
 
 
 class AppendRequest:
@@ -59,9 +59,7 @@ class AppendRequest:
         header, body, acks = record.header, record.body, b"%d" % record.wants_acks
         return _REST % (
             self._start,
-            len(prev),
             prev,
-            len(chain),
             chain,
             len(n),
             n,
@@ -69,7 +67,6 @@ class AppendRequest:
             header,
             len(body),
             body,
-            1,
             b"1" if record.count else b"0",
             len(acks),
             acks,

@@ -81,7 +81,9 @@ class Link:
         """Send one command, return its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
         opened = self._taken(limit)
         try:
-            return self._answer(opened.wire, *command, limit=limit)
+            return opened.wire.ask(*command, limit=limit)
+        except BaseException as error:
+            raise self._failed(error) from None
         finally:
             self._lock.release()
 

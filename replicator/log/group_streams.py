@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from replicator.format.ids import new_tuple
 from replicator.format.records import Closed, Opens
 from replicator.log.interface import Batch, ReadRequest
 
@@ -43,7 +44,7 @@ class GroupStreams:
         """
         records, corrupt = parse_entries(entries.get(self._log, ()), opens)
         if len(entries) == 1 and records:
-            return Batch(records, [], corrupt, (), wants.acks_after)
+            return new_tuple(Batch, (records, [], corrupt, (), wants.acks_after, ()))
         acks = entries.get(self._acks, [])
         told = (ack for ack in map(ack_of, acks) if ack is not None)
         vouched, forged = vouched_acks(told, None if isinstance(opens, Closed) else opens)

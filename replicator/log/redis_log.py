@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ import orjson
 import redis
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.format.ids import ZERO_ID, RecordId, Writer
+from replicator.format.ids import ZERO_ID, RecordId, Writer, new_tuple
 from replicator.format.records import ChangeRecord, Closed, Opens, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends
 from replicator.log.appending import AppendRequest, RedisAppending
@@ -40,6 +41,7 @@ from .group_streams import GroupStreams, xread
 from .replies import (
     FSYNCED_NEEDS,
     NOT_KNOWN,
+    OK,
     Foreign,
     append_args,
     forged_in,
@@ -90,6 +92,12 @@ ACKS_KEPT = 1000
 
 #: How long `groups` searches: a Redis may have millions of other keys.
 GROUPS_WITHIN_S = 1.0
+
+
+@lru_cache(maxsize=16)
+def _blocking(limit: Limit, block_ms: int) -> Limit:
+    """The limit of a read that waits in Redis for so long. The very same one each time: a wire sets nothing for it."""
+    return limit._replace(blocks_s=block_ms / 1000)
 
 
 class Connections:
@@ -355,11 +363,11 @@ class RedisLog:
         count: int = 32,
         block_ms: int | None = None,
     ) -> Batch:
-        wants = ReadRequest(after, requests_after, acks_after, count)
+        wants = new_tuple(ReadRequest, (after, requests_after, acks_after, count))
         command = xread(self.streams.places(wants), most=count, block_ms=block_ms)
         if not command:
             return Batch([], [])
-        limit = Limit(self._limit.answer_s, self._limit.until, (block_ms or 0) / 1000)
+        limit = _blocking(self._limit, block_ms or 0)
         answer = self._asked(lambda: self._read.call(*command, limit=limit))
         return self.streams.found(wants, dict(answer or ()), self.sealing)
 
@@ -490,6 +498,8 @@ class RedisLog:
 
     def reply(self, name: str, answer: Any) -> Reply:
         """What the script of that name answered."""
+        if answer == [b"ok"]:  # as nearly always
+            return OK
         if isinstance(answer, list) and answer[:1] == [b"halfway"]:
             self._rights.doubt()
             why = b" ".join(answer[1:]).decode("utf-8", "replace")
@@ -528,6 +538,8 @@ class RedisLog:
     def _asked(self, send: Callable[[], Any]) -> Any:
         # A question changes nothing: without an answer there is no outcome that could be unknown.
         try:
-            return self._answered(send)
+            return send()
+        except redis.exceptions.ResponseError as error:
+            raise self._refused(error) from None
         except OutcomeUnknown as error:
             raise LogUnavailable(**error.fields) from None

@@ -64,13 +64,13 @@ def append_args(record: Record) -> tuple[Any, ...]:
 
 
 #: The answer to most appends. It names no id: the caller knows where its record is.
-_OK = Reply(Code.OK)
+OK = Reply(Code.OK)
 
 
 def reply_of(answer: Any, url: str) -> Reply:
     """What a script answered. Raises `OutcomeUnknown` if that cannot be understood: the script may have written."""
     if answer == [b"ok"]:
-        return _OK
+        return OK
     try:
         return _reply_from(Code(answer[0].decode()), [item.decode() for item in answer[1:]])
     except (ValueError, TypeError, IndexError, AttributeError, ConfigError):

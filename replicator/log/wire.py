@@ -121,7 +121,7 @@ class RedisWire:
             connection._sock.settimeout(None)
 
     def ask(self, *command: Any, limit: Limit | None = None) -> Any:
-        return self.receive(self.send(*command, limit=limit))
+        return self.receive(self.send_packed(hiredis.pack_command(command), limit or self._limit))
 
     def send(self, *command: Any, limit: Limit | None = None) -> Limit:
         return self.send_packed(hiredis.pack_command(command), limit or self._limit)

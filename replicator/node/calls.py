@@ -71,7 +71,10 @@ class NodeCalls(NodeFacts):
         return running
 
     def _serving(self, call: str, *, blocks: bool = True) -> RunningNode:
-        running = self._working()
+        self._owner.check()
+        running = self._running
+        if running is None or self._setup.stopping.is_set():
+            running = self._working()  # which says why not
         if running.duties.failed is not None:
             raise running.duties.failed
         running.replica.applied.inside.check(call, blocks=blocks)

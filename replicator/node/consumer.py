@@ -15,7 +15,7 @@ from enum import Enum
 from ..errors import LogUnavailable, Stalled
 from ..format.records import ChangeRecord, Record
 from ..log.interface import Ack, Batch, GroupRequest, ReadRequest
-from ..protocol.fold import Verdict
+from ..protocol.fold import APPLY, LEADING, RESTORE, Verdict
 from ..protocol.skip import Found
 from .components import Components
 from .identity import check_log_is_mine, with_misnamed_head
@@ -114,7 +114,8 @@ class Reader:
             view = self._known.node_state.view
             look = with_misnamed_head(self._log, view, self._log.look())
             check_log_is_mine(self._log, view, look, self._app)
-        found, verdicts = Found.NOTHING, list[Verdict]()
+        found: Found | None = None
+        verdicts: list[Verdict] = []
         with self._replica.write_lock:
             if self._known.node_state.holds_term or self._stopping.is_set():
                 return
@@ -126,19 +127,18 @@ class Reader:
                     self._replica.follow()
                 except Stalled as error:
                     self._problems.report("state", error)
-        if found is Found.GIVES_UP:
+        turns = [verdict for verdict in verdicts if verdict is not APPLY]  # nearly always none
+        if found and found is Found.GIVES_UP:
             self._replica.give_up_state(self._replica.skipping.give_way())
         elif applied.stalled:
             raise Stalled(applied.stalled)
-        if found is Found.LEADS:
+        if found and found is Found.LEADS:
             yield Learnt.LEADS
-        if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
-            yield Learnt.LEADS
-        elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
-            yield Learnt.NEWS  # to learn where the new primary is reached, and to report
+        if turns:
+            yield from _learnt(turns)
         if applied.markers:
             yield Learnt.NEWS
-        if Verdict.RESTORE in verdicts or _are_awaited(records):
+        if RESTORE in turns or _are_awaited(records):
             self._acknowledge()
 
     def _acknowledge(self) -> None:
@@ -147,6 +147,13 @@ class Reader:
         if node_state.view.in_sync:
             with suppress(LogUnavailable):  # the next heartbeat says it, too
                 self._log.ack(Ack(node_state.me.node, self._replica.synced_upto))
+
+
+def _learnt(verdicts: Sequence[Verdict]) -> Iterator[Learnt]:
+    if any(verdict in LEADING for verdict in verdicts):
+        yield Learnt.LEADS
+    elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
+        yield Learnt.NEWS  # to learn where the new primary is reached, and to report
 
 
 def _is_a_stream(records: Sequence[Record], most: int) -> bool:

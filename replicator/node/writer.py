@@ -57,6 +57,9 @@ RESEND_S, RESEND_S_MAX = 0.05, 1.0
 #: What comes next for a record of which it is not known yet what becomes of it.
 _UNDER_WAY = (Next.SEND, Next.LOOK)
 
+#: The answer that nearly every record gets.
+_OK = Code.OK
+
 #: How long others may have Redis between two slices of a sweep, each of which takes it about as long.
 SWEEP_PAUSE_S = 0.001
 
@@ -288,7 +291,7 @@ class RecordWriter:
         prepared: Prepared | None = None
         try:
             answer, prepared = self._ask(log, sent)
-            if answer.code is Code.OK:  # as nearly always: there is nothing to settle
+            if answer.code is _OK:  # as nearly always: there is nothing to settle
                 self._log_once.over("write")
                 return prepared
         except LogUnavailable as problem:

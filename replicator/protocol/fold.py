@@ -23,13 +23,16 @@ from enum import Enum
 from typing import NamedTuple
 
 from ..format import ids
-from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, new_tuple
 from ..format.records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 from ..format.snapshot_parts import Progress, follow
 from ..format.term_ends import left_behind, with_end
 
 __all__ = [
+    "APPLY",
+    "LEADING",
     "NOBODY",
+    "RESTORE",
     "TABLE",
     "Holder",
     "Row",
@@ -57,6 +60,11 @@ class Verdict(Enum):
     SKIP = "nothing to do"
     RESTORE = "the state is rebuilt from the snapshot"
     NEED_SNAPSHOT = "does not follow what this node has"
+
+
+#: Verdicts that every record is compared with: Python 3.11 calls a function for each member of an enum that it gets.
+APPLY, RESTORE = Verdict.APPLY, Verdict.RESTORE
+LEADING = (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE)
 
 
 class Holder(NamedTuple):
@@ -123,7 +131,7 @@ def ends_before(view: View, term: int) -> tuple[RecordId, ...]:
 
 def holds(view: View, me: Writer, run: str) -> bool:
     """Whether `me` holds the newest term that the view knows, and took it in this run: in another run nobody does."""
-    return view.holder == (me.node, me.boot, run)
+    return view.holder == (*me, run)
 
 
 # --- conditions: (view, record, me) -> bool ---------------------------------------------------------------------------
@@ -298,7 +306,7 @@ TABLE: tuple[Row, ...] = (
 def step(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:
     """Fold one record: return the verdict for the shell, and the view once the verdict has been carried out."""
     if type(record) is ChangeRecord and (after := _after_next_change(view, record)) is not None:
-        return Verdict.APPLY, after
+        return APPLY, after
     return by_table(view, record, me)
 
 
@@ -312,14 +320,14 @@ def _after_next_change(view: View, record: ChangeRecord) -> View | None:
         return None
     if record.boot != holder.boot or record.node != holder.node:
         return None
-    place = Position(id_, record.chain)
+    place = new_tuple(Position, (id_, record.chain))
     if snapshot is not None and prev != cursor.chain:
         snapshot = None
     if record.count:
         changed = id_
     if record.version > version:
         version = record.version
-    return View(log_id, term, holder, place, changed, True, ends, place, snapshot, version)
+    return new_tuple(View, (log_id, term, holder, place, changed, True, ends, place, snapshot, version))
 
 
 def by_table(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:

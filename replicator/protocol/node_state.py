@@ -72,7 +72,8 @@ class NodeState(NamedTuple):
     @property
     def holds_term(self) -> bool:
         """Whether it may write to the log: its snapshot if it is out of sync, everything otherwise."""
-        return self.run != "" and self.view.term > self.over and holds(self.view, self.me, self.run)
+        me, view, run, _, over, _, _, _ = self
+        return run != "" and view.term > over and holds(view, me, run)
 
     def vouches(self, term: int) -> bool:
         """Whether acknowledgements by standbys of its writes in `term` still count: in a later run they do not."""
@@ -226,8 +227,9 @@ class NodeState(NamedTuple):
         `version`: the one to which it raises the group; 0: it does not. `trace`: see `ChangeRecord`. `sealer`: seals
         it; None: the group has no key.
         """
-        assert self.is_primary
         view = self.view
+        assert self.holds_term  # and what follows: `is_primary`
+        assert view.in_sync
         return seal_change(
             writer=self.me,
             term=view.term,

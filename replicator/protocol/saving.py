@@ -15,7 +15,7 @@ Everything else is on its disk first:
 from __future__ import annotations
 
 from ..format.records import ChangeRecord, Record
-from .fold import Verdict, View
+from .fold import APPLY, Verdict, View
 
 __all__ = ["may_be_forgotten"]
 
@@ -27,7 +27,7 @@ def may_be_forgotten(record: Record, verdict: Verdict, before: View, after: View
     """
     if before.term != after.term:
         return False
-    if verdict is Verdict.APPLY:
+    if verdict is APPLY:
         assert isinstance(record, ChangeRecord)
         return not record.wants_acks
     return verdict is Verdict.SKIP

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import CoroutineType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import ApplyFailed, ChangeRejected, ReplicatorError, Stalled, StateError, UpgradeNeeded
 from ..format.acts import decode_act
@@ -20,7 +20,7 @@ from ..format.records import ACT, ChangeRecord, Record
 from ..protocol.fold import View
 from ..protocol.versions import in_words
 from ..runtime.event_log import EventLogger
-from ..runtime.reentrancy import READING, Inside
+from ..runtime.reentrancy import READING, Inside, Stay
 from ..state import ReplicatedState, State, TypedResults
 from ..state.callbacks import Application, asked_to_end, said
 from ..state.contract import takes_version
@@ -61,6 +61,12 @@ def rejecting(apply: Callable[..., Any]) -> Callable[..., Any]:
     return apply_or_reject
 
 
+def _no_coroutine(result: CoroutineType[Any, Any, Any]) -> NoReturn:
+    """Of a function that only returns one: it was not seen before."""
+    result.close()
+    raise TypeError("apply() gave a coroutine, and did nothing")
+
+
 class Marker(NamedTuple):
     """A place in the log at which nodes digest what they have: the pieces of the state there, and the ledger."""
 
@@ -95,6 +101,8 @@ class AppliedState:
         self.version = 1
         self._takes_version = takes_version(getattr(state, "apply", None))
         self._apply: Callable[..., Any] = rejecting(self._apply_one) if rejects_errors else self._apply_one
+        #: Whether a change goes to the application as it is, and what comes of it is its result.
+        self._is_plain = isinstance(state, State) and not (rejects_errors or self._takes_version)
         self.rejects_errors = rejects_errors
         #: The callers that must not wait for this node, and the callbacks of the application.
         self.inside = Inside(node)
@@ -145,13 +153,16 @@ class AppliedState:
             self.applied_at = record.at
             return []  # of the group, and not of its application: the view has what comes of it
         results: list[Any] = []
-        apply, once, typed = self._apply_at(version), self.ledger.once, self._typed
-        with self.inside.of("apply()"):
+        # The application's own, at that version, as far as it asks for one.
+        apply: Callable[..., Any] = partial(self._apply, version=version) if self._takes_version else self._apply
+        once, typed = self.ledger.once, self._typed
+        plain = self.state.apply if self._is_plain else apply  # type: ignore[union-attr]
+        with Stay(self.inside, "apply()"):
             for index, change in enumerate(changes):
                 try:
-                    # As `Ledger.applied` does, without a call for each change that has no key.
-                    result = once(change, record.id, index, apply, typed) if type(change) is Keyed else apply(change)
-                    results.append(result)
+                    # As `Ledger.applied` and `_apply_one` do, without a call of them for each change without a key.
+                    result = once(change, record.id, index, apply, typed) if type(change) is Keyed else plain(change)
+                    results.append(_no_coroutine(result) if type(result) is CoroutineType else result)
                 except ChangeRejected as rejected:
                     if isinstance(rejected, ApplyFailed) and rejected.__cause__ is not None:
                         what = "apply() failed at %s, and rejected the change %.200r"
@@ -175,16 +186,9 @@ class AppliedState:
         self.applied_at = record.at
         return results
 
-    def _apply_at(self, version: int) -> Callable[[Any], Any]:
-        """The application's own, at that version, as far as it asks for one."""
-        return partial(self._apply, version=version) if self._takes_version else self._apply
-
     def _apply_one(self, change: Any, **told: int) -> Any:
         result = self.state.apply(change, **told)  # type: ignore[union-attr]
-        if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
-            result.close()
-            raise TypeError("apply() gave a coroutine, and did nothing")
-        return result
+        return _no_coroutine(result) if type(result) is CoroutineType else result
 
     def was_replaced(self) -> None:
         """It was given up, and this is another one: what was told of that does not count. The caller holds the lock."""

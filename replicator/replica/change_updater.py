@@ -16,7 +16,7 @@ from ..format.codec import SnapshotDecoder
 from ..format.ids import ZERO_ID, Position, RecordId
 from ..format.records import PartRecord, last_change_after
 from ..format.snapshot_parts import Progress
-from ..protocol.fold import Verdict, View
+from ..protocol.fold import RESTORE, Verdict, View
 from ..protocol.node_state import NodeState
 from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HeldCollector
@@ -187,7 +187,7 @@ class ChangeUpdater:
 
     def commit(self, step: Step, after: NodeState, bodies: Sequence[bytes]) -> bool:
         last = step.record
-        if step.verdict is not Verdict.RESTORE:
+        if step.verdict is not RESTORE:
             return False
         assert isinstance(last, PartRecord)
         if not bodies:

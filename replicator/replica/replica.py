@@ -37,7 +37,7 @@ from ..format.ids import RecordId, Writer, new_tuple
 from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..metrics.counters import Counters
-from ..protocol.fold import Verdict, View
+from ..protocol.fold import APPLY, LEADING, RESTORE, Verdict, View
 from ..protocol.node_state import NodeState
 from ..protocol.saving import may_be_forgotten
 from ..protocol.versions import in_an_older_one
@@ -108,6 +108,8 @@ class Replica:
             self.known, self.applied, self.saved, self.divergence, self.counters, snapshot_bytes_max=snapshot_bytes_max
         )
         self._updater = updater(self._rebuild)
+        #: What was published of the state, if it is replicated whole.
+        self.whole: Whole | None = self._updater.whole
         #: What it does after it stalled at a change.
         self.skipping = Skipping(self.known, self.applied, self.saved, partial(self._updater.load, again=True))
         loaded = checkpoint.load()
@@ -137,11 +139,6 @@ class Replica:
     def snapshot_bytes_max(self) -> int:
         """What a snapshot may weigh when it is unpacked."""
         return self._rebuild.snapshot_bytes_max
-
-    @property
-    def whole(self) -> Whole | None:
-        """What was published of the state, if it is replicated whole."""
-        return self._updater.whole
 
     @property
     def stalled(self) -> str:
@@ -181,34 +178,35 @@ class Replica:
                 if not node_state.takes(record):
                     raise CorruptRecord.beyond(record.id, node_state.view.cursor.id)
                 verdict, after = node_state.fold(record)
-                if after.view.version < first:
-                    verdict, view = in_an_older_one(verdict, node_state.view, after.view)
+                view = after.view
+                if view.version < first:
+                    verdict, view = in_an_older_one(verdict, node_state.view, view)
                     after = after._replace(view=view)
-                step = Step(record, verdict, after.view)
-                is_plain = type(record) is ChangeRecord and first <= step.view.version <= last  # nearly every record is
+                step = new_tuple(Step, (record, verdict, view))
+                is_plain = type(record) is ChangeRecord and first <= view.version <= last  # nearly every record is
                 if not is_plain and not self._reads(step):
                     raise self.applied.unreadable(record.id, self._meets(step))
-                self._updater.follow_snapshot(after.view.snapshot)
-                if verdict is not Verdict.APPLY or not self._log_once.is_silent:
+                self._updater.follow_snapshot(view.snapshot)
+                if verdict is not APPLY or not self._log_once.is_silent:
                     self._tell(step, node_state.view)
-                leads = verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and after.view.term > after.over
+                leads = verdict in LEADING and view.term > after.over
                 if self.applied.unfit and leads:
                     self._carry_out(work, node_state)
                     raise self.applied.not_to_lead(record.id)
                 verdicts.append(verdict)
-                alone = self._restore if verdict is Verdict.RESTORE else self._updater.alone(step)
+                alone = self._restore if verdict is RESTORE else self._updater.alone(step)
                 if alone is not None:
                     self._carry_out(work, node_state)
                     work = []
                     alone(step, node_state.view, after)
                     node_state = self.known.to_fold()
-                    if verdict is Verdict.RESTORE or node_state.holds_term or self._rebuild.closed:
+                    if verdict is RESTORE or node_state.holds_term or self._rebuild.closed:
                         break
                     continue
-                changes = changes_of(record) if verdict is Verdict.APPLY else []
-                work.append(Work(step, changes))
+                changes = changes_of(record) if verdict is APPLY else []
+                work.append(new_tuple(Work, (step, changes)))
                 node_state = after
-                if verdict is not Verdict.APPLY and node_state.holds_term:  # a change makes nobody the holder
+                if verdict is not APPLY and node_state.holds_term:  # a change makes nobody the holder
                     break
         except (CorruptRecord, UpgradeNeeded):
             self._carry_out(work, node_state)
@@ -223,7 +221,7 @@ class Replica:
         of a newer version, unless this node itself is to lead: then there is none to wait for.
         """
         first, last, version = self.applied.reads[0], self.applied.reads[-1], self._meets(step)
-        return version <= last and (version >= first or step.verdict not in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE))
+        return version <= last and (version >= first or step.verdict not in LEADING)
 
     def _meets(self, step: Step) -> int:
         """The version that this node has to read to go by this record: that of its state, or of one that may follow."""
@@ -241,7 +239,8 @@ class Replica:
         before, steps = self.known.node_state.view, [done.step for done in work]
         forgets, saves_first = True, False
         for step in steps:
-            forgets = forgets and may_be_forgotten(step.record, step.verdict, before, step.view)
+            record, verdict, view = step
+            forgets = forgets and may_be_forgotten(record, verdict, before, view)
             saves_first = saves_first or not forgets or self._updater.saves_first(step)
         if saves_first:
             self.saved.save(steps, synced=not forgets)
@@ -251,16 +250,17 @@ class Replica:
         began_ns = time.time_ns() if traced is not None else 0
         with self.applied.lock:
             for step, changes in work:
-                if step.verdict is Verdict.APPLY:
+                record, verdict, view = step
+                if verdict is APPLY:
                     try:
-                        self.applied.apply(step.record, changes, step.view.version)
+                        self.applied.apply(record, changes, view.version)
                     except BaseException as error:
-                        self.applied.interrupted(step.record.id, error)
+                        self.applied.interrupted(record.id, error)
                         self.known.adopt(node_state._replace(view=before))
                         raise
                 if not saves_first:
                     self.saved.add(step)
-                before = step.view
+                before = view
             self.known.adopt(node_state)
             self.applied.version = node_state.view.version
         if timings is not None and (written := _stamps(steps)):
@@ -297,7 +297,7 @@ class Replica:
 
     def _trace(self, traced: tracing.Tracing, steps: Sequence[Step], began_ns: int) -> None:
         for record, verdict, _ in steps:
-            if isinstance(record, ChangeRecord) and record.trace and verdict is Verdict.APPLY:
+            if isinstance(record, ChangeRecord) and record.trace and verdict is APPLY:
                 node = self.node_state.me.node
                 traced.applied(record.trace, group=self.group, node=node, position=record.id, began_ns=began_ns)
 
@@ -328,24 +328,24 @@ class Replica:
         if prepared is None or prepared.before is not self.known.node_state or prepared.step.record is not record:
             prepared = self.prepare(record)
         _, step, after = prepared
-        verdict = step.verdict
+        _, verdict, view = step
         if self._updater.commit(step, after, bodies):
             return []
-        if verdict is Verdict.APPLY and changes is None:
+        if verdict is APPLY and changes is None:
             changes = changes_of(record)
         results: list[Any] = []
         traced = tracing.active
         began_ns = time.time_ns() if traced is not None else 0
         with self.applied.lock:
             try:
-                if verdict is Verdict.APPLY:
-                    results = self.applied.apply(record, changes or [], step.view.version)
+                if verdict is APPLY:
+                    results = self.applied.apply(record, changes or [], view.version)
                 self.saved.add(step)
                 self.known.adopt(after)
-                self.applied.version = after.view.version
+                self.applied.version = view.version
             except BaseException as interrupt:
                 # Folded once more, it would be in the state twice. So this node applies nothing any more.
-                if verdict is Verdict.APPLY and self.node_state.view.position != step.view.position:
+                if verdict is APPLY and self.node_state.view.position != view.position:
                     self.applied.interrupted(record.id, interrupt)
                 raise
         if traced is not None:
@@ -413,4 +413,4 @@ class Replica:
 
 def _stamps(steps: Sequence[Step]) -> list[int]:
     """When the changes that were applied had been written (unix ms)."""
-    return [step.record.at for step in steps if step.verdict is Verdict.APPLY and isinstance(step.record, ChangeRecord)]
+    return [step.record.at for step in steps if step.verdict is APPLY and isinstance(step.record, ChangeRecord)]

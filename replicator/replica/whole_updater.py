@@ -26,7 +26,7 @@ from ..format.ids import ZERO_ID, RecordId
 from ..format.patch import PatchHead
 from ..format.records import ACT, ChangeRecord, PartRecord, Record
 from ..format.snapshot_parts import Progress
-from ..protocol.fold import Verdict, View
+from ..protocol.fold import RESTORE, Verdict, View
 from ..protocol.node_state import NodeState
 from ..runtime.event_log import EventLogger
 from ..state import SharedState
@@ -273,7 +273,7 @@ class WholeUpdater:
     def commit(self, step: Step, after: NodeState, bodies: Sequence[bytes]) -> bool:
         """The state moved before its record did: it is what was published, or further already. It is left alone."""
         record = step.record
-        if step.verdict is not Verdict.RESTORE and not _carries(record):
+        if step.verdict is not RESTORE and not _carries(record):
             return False
         assert isinstance(record, ChangeRecord | PartRecord)
         with self._applied.lock:

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 
 from ..errors import WouldDeadlock
 
-__all__ = ["Inside"]
+__all__ = ["READING", "Inside", "Stay"]
 
 
 class Inside:
@@ -57,7 +57,7 @@ READING = "reading()"
 
 
 class Stay:
-    """One time that somebody is inside. It may end in another context, or thread, than it began in."""
+    """One time that somebody is inside: `Inside.of`. It may end in another context, or thread, than it began in."""
 
     __slots__ = ("_before", "_thread", "inside", "is_over", "outer", "what")
 

@@ -58,7 +58,7 @@ from replicator.errors import CheckpointError, CorruptRecord
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord, Opens, is_private
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
-from replicator.protocol.fold import Verdict, View
+from replicator.protocol.fold import APPLY, View
 from replicator.runtime.gil import let_others_run
 from replicator.runtime.process import Owner, let_go_in_child, quiet_before_fork
 from replicator.storage import disk
@@ -401,7 +401,7 @@ def _follow(saved: Saved, steps: Sequence[Step], boot: str) -> bool:
         and bool(steps)
         and steps[0].record.prev == view.position.chain
         and (steps[-1].view.term, steps[-1].view.holder) == (view.term, view.holder)
-        and all(step.verdict is Verdict.APPLY for step in steps)
+        and all(step.verdict is APPLY for step in steps)
     )
 
 

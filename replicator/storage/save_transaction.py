@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId
 from replicator.format.records import PartRecord, Record, last_change_after
-from replicator.protocol.fold import Verdict, View
+from replicator.protocol.fold import APPLY, Verdict, View
 from replicator.protocol.snapshot_due import changes_bytes_max
 from replicator.storage.checkpoint_file import GIVEN_UP, Leavings, Payload, Run, Saved, Staged, parts_under_way
 from replicator.storage.kept_parts import kept
@@ -82,7 +82,7 @@ class SaveTransaction:
                 self._stage(record)
                 if step.view.snapshot.complete and step.verdict in _ADOPTING:
                     self._adopt(record, all_changes=record.replaces or step.verdict is Verdict.RESTORE)
-        elif step.verdict is Verdict.APPLY:
+        elif step.verdict is APPLY:
             term, n = record.id
             header, body = record.header, record.body
             self._changes = changes = self._changes.with_row(f"{term}-{n}", header, body)

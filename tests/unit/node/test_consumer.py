@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from replicator import NotAcknowledged
-from replicator.node.consumer import GATHER_S, RECORDS_AT_ONCE
+from replicator.node.consumer import GATHER_S, RECORDS_AT_ONCE, Learnt
 from replicator.node.scheduler import NodeWork
 from tests.support.kv import Group, push, pushed
 
@@ -68,3 +68,13 @@ class TestWhenAStandbyReadsOn:
             self.primary.submit(push("y"), ack="applied:1", timeout_s=0.01)
         assert self.read() == 0
         assert pushed(self.standby) == ["x", "y"]
+
+    def test_a_change_is_no_news_and_another_term_is_whatever_else_came_with_it(self) -> None:
+        reader = self.standby._running.duties._reader
+        self.primary.submit(push("x"))
+        assert list(reader.read()) == []
+        self.primary.submit(push("y"))
+        self.primary.promote()
+        self.primary.submit(push("z"))
+        assert [news for news in reader.read() if isinstance(news, Learnt)] == [Learnt.NEWS]
+        assert pushed(self.standby) == ["x", "y", "z"]

@@ -145,8 +145,9 @@ def test_a_change_follows_its_position_in_its_term() -> None:
 
 
 def test_only_a_leader_makes_changes_and_only_a_holder_snapshots() -> None:
-    with pytest.raises(AssertionError):
-        STANDBY.change(codec="json", digest="d", count=1, body=b"[1]", at=5)
+    for no_leader in (STANDBY, LEADER._replace(view=LEADER.view._replace(in_sync=False)), LEADER._replace(run="run-2")):
+        with pytest.raises(AssertionError):
+            no_leader.change(codec="json", digest="d", count=1, body=b"[1]", at=5)
     with pytest.raises(AssertionError):
         STANDBY.begin_snapshot()
 
