@@ -21,6 +21,16 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from replicator.errors import StateChanged, StateError
+from replicator.format.manifest import (
+    DATABASE,
+    DIRECTORY,
+    FILE,
+    Entry,
+    contents_of,
+    in_order,
+    kept_mode,
+    manifest_pieces,
+)
 from replicator.runtime.event_log import EventLogger
 
 from ..file_stamps import Stamp
@@ -28,7 +38,6 @@ from ..replaced_files import explained
 from .contents import Index, Stage, pieces_of, read_from
 from .databases import Copied, Databases
 from .descent import Descent
-from .manifest import DATABASE, DIRECTORY, FILE, Entry, contents_of, in_order, kept_mode, manifest_pieces
 from .tree import Found, Tree
 
 __all__ = ["Cut", "Cutting", "entry_of", "looks_of"]

@@ -14,11 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from replicator.errors import StateError
+from replicator.format.manifest import RESERVED, Content
 from replicator.storage import disk
 
 from ..replaced_files import explained
 from .contents import new_hash, pieces_of
-from .manifest import RESERVED, Content
 
 __all__ = ["Drafts", "is_torn"]
 

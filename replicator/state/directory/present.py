@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from replicator.errors import StateChanged
+from replicator.format.manifest import DATABASE, DIRECTORY, FILE, LINK, Entry
 
 from ..replaced_files import explained
 from .contents import Index, read_from
 from .databases import Databases
 from .descent import Descent
-from .manifest import DATABASE, DIRECTORY, FILE, LINK, Entry
 from .tree import Found, Tree
 
 __all__ = ["Present"]

@@ -26,6 +26,19 @@ from pathlib import Path
 from typing import Any
 
 from replicator.errors import StateChanged, StateError
+from replicator.format.manifest import (
+    DATABASE,
+    DIRECTORY,
+    FILE,
+    LINK,
+    BadManifest,
+    Content,
+    Entry,
+    contents_of,
+    in_order,
+    kept_mode,
+)
+from replicator.format.manifest import read_manifest as read
 from replicator.storage import disk
 
 from ..replaced_files import explained
@@ -34,8 +47,6 @@ from .databases import Databases
 from .descent import Descent
 from .drafts import Drafts, is_torn
 from .kept import Aside, is_kept
-from .manifest import DATABASE, DIRECTORY, FILE, LINK, BadManifest, Content, Entry, contents_of, in_order, kept_mode
-from .manifest import read_manifest as read
 from .patterns import SIDE_FILES
 from .present import Present
 from .tree import Found, Tree

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator.errors import StateError
+from replicator.format.manifest import DATABASE, DIRECTORY
 
 from ..file_stamps import Watch
 from ..replaced_files import Kept, explained, survived
@@ -35,7 +36,6 @@ from .contents import Index
 from .cut import Cut, Cutting
 from .databases import Databases
 from .drafts import is_torn
-from .manifest import DATABASE, DIRECTORY
 from .mount import MountPoint
 from .patterns import Patterns
 from .restoring import Known, Restoring

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.errors import StateError
+from replicator.format.manifest import DATABASE, DIRECTORY, FILE, LINK, RESERVED, leads_out
 from replicator.runtime.event_log import EventLogger
 
 from ..replaced_files import explained
 from .descent import Descent
-from .manifest import DATABASE, DIRECTORY, FILE, LINK, RESERVED, leads_out
 from .patterns import SIDE_FILES, Patterns
 
 __all__ = ["NOTHING", "Found", "Tree"]
