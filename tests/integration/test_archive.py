@@ -229,7 +229,9 @@ def test_what_was_different_in_a_directory_is_told_and_it_is_made_again(
     assert [each["after"] and each["after"]["bytes"] for each in told] == [9, None, len(wanted["d/large"])]
     run("restore", "--at", good, "--to", tmp_path / "out")
     assert found(tmp_path / "out") == wanted
-    assert "is there already" in run("restore", "--at", good, "--to", tmp_path / "out", code=2).output
+    assert "is a directory" in run("restore", "--at", good, "--to", tmp_path / "out", code=2).output
+    assert "is there already" in run("restore", "--at", good, "--to", tmp_path / "out/a", code=2).output
+    assert found(tmp_path / "out") == wanted
     in_step(a, b)
     run("certify", "--state", "whole", "--data-dir", tmp_path / "a", "--data-dir", tmp_path / "b")
 

@@ -47,7 +47,9 @@ def test_of_a_directory_the_paths_are_told() -> None:
         return [*manifest_pieces(entries), b"content"]
 
     before = pieces(Entry(FILE, "a", 0o644, 7, "0" * 40), Entry(DIRECTORY, "d", 0o755), Entry(LINK, "l", target="a"))
-    after = pieces(Entry(FILE, "a", 0o644, 7, "1" * 40), Entry(LINK, "l", target="\udcff"), Entry(FILE, "new"))
+    after = pieces(
+        Entry(FILE, "a", 0o644, 7, "1" * 40), Entry(LINK, "l", target="\udcff"), Entry(FILE, "new", 0, 0, "0" * 40)
+    )
     assert told(before, after) == [("a", "changed"), ("d", "removed"), ("l", "changed"), ("new", "added")]
     assert [each.to_dict()["before"] for each in differences(before, after)] == [
         {"mode": "644", "bytes": 7, "digest": "0" * 40},

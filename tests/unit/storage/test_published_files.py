@@ -206,18 +206,21 @@ def test_a_change_that_does_not_fit_changes_nothing(tmp_path: Path, tree: Tree) 
     patch = made_by(a).patch
     assert patch is not None
     good, before, digest = FileChange.of(patch, id_="1-1"), [*b.pieces()], b.digest
-    other = good.entries[0]._replace(size=good.entries[0].size + 1)
+    assert b.now is not None
+    old, (first, *rest) = b.now.listing, good.entries
     wrong = [
         good._replace(old_digest="1" * 32),
+        _with_digest(good, old, [], gone=["d2/f2"])._replace(old_digest="1" * 32, contents=b""),
         good._replace(digest="1" * 32),
         good._replace(contents=b""),
         good._replace(contents=good.contents[:-1]),
         good._replace(gone=["x"]),
-        good._replace(entries=good.entries[:1]),
+        good._replace(entries=[first]),
         # a digest that fits, and contents that do not
-        _with_digest(good, b.now.listing if b.now else Listing(), [other, *good.entries[1:]]),
-        _with_digest(good, b.now.listing if b.now else Listing(), []),
-        _with_digest(good, b.now.listing if b.now else Listing(), good.entries[:1]),
+        _with_digest(good, old, [first._replace(size=first.size + 1), *rest]),
+        _with_digest(good, old, [first._replace(digest="1" * 40), *rest]),
+        _with_digest(good, old, []),
+        _with_digest(good, old, [first]),
     ]
     for change in wrong:
         data = change.to_bytes()
@@ -236,8 +239,8 @@ def test_a_change_that_does_not_fit_changes_nothing(tmp_path: Path, tree: Tree) 
     assert [*b.pieces()] == [*tree.pieces()]
 
 
-def _with_digest(change: FileChange, old: Listing, entries: list[Entry]) -> FileChange:
-    return change._replace(entries=entries, digest=old.after(change.gone, entries).digest)
+def _with_digest(change: FileChange, old: Listing, entries: list[Entry], gone: Sequence[str] = ()) -> FileChange:
+    return change._replace(gone=[*gone], entries=entries, digest=old.after(gone, entries).digest)
 
 
 def test_a_directory_of_more_than_a_node_accepts_is_refused(tmp_path: Path, tree: Tree) -> None:
