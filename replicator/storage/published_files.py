@@ -91,6 +91,9 @@ class _Making(NamedTuple):
 class PublishedFiles(Whole):
     """See `Whole`. `source`: of the program's directory, on a node that leads."""
 
+    #: What it loads was checked by this node when it came.
+    is_of_this_node = True
+
     def __init__(
         self, directory: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX, is_private: bool = False
     ) -> None:
@@ -107,6 +110,8 @@ class PublishedFiles(Whole):
         #: From what to what the last patch went that was drawn; None: it was none by files.
         self.change: FileChange | None = None
         self._making: _Making | None = None
+        #: What is drawn is from this node's own disk: its contents were checked, and the digests of all of it are.
+        self._is_own = False
         #: Whoever draws into the pack; meanwhile no other one takes its place.
         self._drawing = 0
         self._lock = threading.Lock()
@@ -166,11 +171,14 @@ class PublishedFiles(Whole):
     def load(
         self, base: Payload | None, bodies: Callable[[], Iterable[bytes]], changes: Callable[[], Iterable[ChangeRecord]]
     ) -> None:
-        self._view = None
-        if base is not None:
-            self._drawn(self.received(base.codec, base.digest, bodies(), id_=str(base.as_of.id)))
-        for patch in self._patches(changes()):
-            self._drawn(self.rebuilt(patch, id_="payload"))
+        self._view, self._is_own = None, self.is_of_this_node
+        try:
+            if base is not None:
+                self._drawn(self.received(base.codec, base.digest, bodies(), id_=str(base.as_of.id)))
+            for patch in self._patches(changes()):
+                self._drawn(self.rebuilt(patch, id_="payload"))
+        finally:
+            self._is_own = False
 
     # --- what comes ---
 
@@ -190,7 +198,7 @@ class PublishedFiles(Whole):
             listing = Listing.of(entries)
             self._check_size(listing.size, id_)
             for content, mine in contents_in(pieces, entries):
-                pack.put(content, mine, id_=id_)
+                pack.put(content, mine, id_=id_, is_checked=self._is_own)
                 yield b""
         self._comes = View(listing, pack)
 
@@ -324,7 +332,9 @@ class PublishedFiles(Whole):
 
 
 class FilesAtRest(PublishedFiles):
-    """Of a checkpoint or an archive. Its digest is that of its pieces, as of any other payload."""
+    """Of a checkpoint or an archive, whoever wrote it. Its digest is that of its pieces, as of any other payload."""
+
+    is_of_this_node = False
 
     @property
     def digest(self) -> str:

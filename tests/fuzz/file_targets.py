@@ -96,4 +96,4 @@ def _check(listing: Listing) -> None:
     assert all(json.loads(entry.to_json()) for entry in entries)
 
 
-TARGETS = (Target(name="file-change", build=_change, size=64, opened=whole(_read_change), bytes_max=8 * MIB),)
+TARGETS = (Target(name="file-change", build=_change, size=64, opened=whole(_read_change), bytes_max=MIB),)

@@ -347,6 +347,18 @@ def test_a_start_makes_it_anew_of_a_snapshot_and_the_changes_since(tmp_path: Pat
     assert b.digest == digest_of_pieces(tree.pieces())
 
 
+def test_of_what_somebody_else_wrote_each_content_is_checked(tmp_path: Path) -> None:
+    entry = Entry(FILE, "a", 0o644, 3, digest_of(b"one"))
+    encoder = SnapshotEncoder()
+    bodies = [*map(encoder.feed, [*manifest_pieces([entry]), b"two"]), encoder.finish()]
+    base: Any = SimpleNamespace(codec=encoder.codec, digest=encoder.digest, as_of=SimpleNamespace(id="1-1"))
+    with pytest.raises(CorruptRecord, match="does not fit its digest"):
+        FilesAtRest(tmp_path).load(base, lambda: bodies, list)
+    published = PublishedFiles(tmp_path)
+    with pytest.raises(CorruptRecord, match="does not fit its digest"):
+        [*published.received(encoder.codec, encoder.digest, bodies, id_="1-1")]
+
+
 def test_with_a_key_nobody_else_can_read_what_is_on_the_disk(tmp_path: Path, tree: Tree) -> None:
     tree.files["secret"] = b"secret" * 1000
     a = publishing(tmp_path / "a", tree, is_private=True)
