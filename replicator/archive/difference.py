@@ -1,17 +1,22 @@
 """What is different between two states: entry by entry, as far as their pieces show what an entry is.
 
 A piece that is an object has entries: `nodes.3` for {"nodes": {"3": ...}}, `next_node` for {"next_node": 4}, and of a
-list each item. Where states are divided into pieces does not matter. Of bytes only the size and the digest are told.
+list each item. Where states are divided into pieces does not matter. A directory has its paths, each with its mode,
+size and digest, or where a link leads. Of other bytes only the size and the digest are told.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import orjson
 import xxhash
+
+from ..format.manifest import LINK, BadManifest, Entry, is_directory, read_manifest
+from .errors import ArchiveDamaged
 
 __all__ = ["Difference", "differences"]
 
@@ -42,6 +47,34 @@ def differences(before: Iterable[Any], after: Iterable[Any]) -> Iterator[Differe
 
 
 def _entries(pieces: Iterable[Any]) -> dict[str, bytes]:
+    drawn = iter(pieces)
+    first = next(drawn, None)
+    if is_directory(first):
+        return _paths(chain([first], drawn))
+    return _told(chain([first], drawn) if first is not None else drawn)
+
+
+def _paths(pieces: Iterator[Any]) -> dict[str, bytes]:
+    """Of a directory. The contents are not drawn: the manifest has their digests."""
+    try:
+        return {_text(entry.path): orjson.dumps(_value(entry)) for entry in read_manifest(pieces)}
+    except BadManifest as bad:
+        raise ArchiveDamaged(name="the state", problem=str(bad)) from None
+
+
+def _text(name: str) -> str:
+    """A name may be no UTF-8, and is shown all the same."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _value(entry: Entry) -> dict[str, Any]:
+    if entry.kind == LINK:
+        return {"link": _text(entry.target)}
+    mode = {"mode": f"{entry.mode:o}"}
+    return mode | ({"bytes": entry.size, "digest": entry.digest} if entry.has_content else {})
+
+
+def _told(pieces: Iterable[Any]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     seen: Counter[str] = Counter()
     raw, size = xxhash.xxh3_128(), 0

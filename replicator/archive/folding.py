@@ -329,7 +329,10 @@ def _as_patched(
         changes = _count_after(target, snapshot_id)
         raise NeedsClass(target=target.id, changes=counted(changes, "change"), as_of=snapshot_id)
     directory = Path(stack.enter_context(TemporaryDirectory(prefix="replicator-")))
-    patched = _Patched(whole_at_rest(directory, [record], snapshot_bytes_max=kind.most, is_private=record.is_sealed))
+    first = next(iter(kind.pieces()), None) if kind.parts else None
+    patched = _Patched(
+        whole_at_rest(directory, [record], first=first, snapshot_bytes_max=kind.most, is_private=record.is_sealed)
+    )
     if kind.parts:
         patched.restore(kind.parts)
     return patched

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import ops
 from ..errors import ConfigError, NotPrimary, Outdated, ReplicatorError, StateError
+from ..format.file_changes import FileChange
 from ..format.ids import RecordId
+from ..format.manifest import BadManifest, Content, contents_in, is_directory, read_manifest
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.redis_log import RedisLog
 from ..node.node import Node
 from ..protocol import versions
 from ..protocol.group import GroupView
 from ..state import ReplicatedState, State
+from ..state.files import Files
 from ..state.sqlite_pages import SQLitePages
 from ..storage.keyring import sealing_of
+from ..storage.published_files import Cut
 
 __all__ = ["check_app", "check_version", "publish_by_node"]
 
@@ -69,9 +73,41 @@ class _Held:
             pass
 
 
+class _HeldFiles(_Held):
+    """The same of a directory: it is published by file, and what the group publishes is followed."""
+
+    @contextmanager
+    def cut(self) -> Iterator[Cut]:
+        try:
+            yield _HeldCut(self.snapshot())
+        except BadManifest as bad:
+            raise StateError(path="what is to be loaded", problem=str(bad)) from None
+
+    def restore_files(
+        self, files: Files, end: Iterable[Any], *, change: FileChange | None = None, insisting: bool = False
+    ) -> None:
+        self.restore(end)
+
+
+class _HeldCut:
+    """The pieces of a directory."""
+
+    def __init__(self, pieces: Iterator[Any]) -> None:
+        self._pieces = pieces
+        self.entries = read_manifest(pieces)
+
+    def contents(self, wanted: Sequence[Content]) -> Iterator[tuple[Content, Iterator[bytes]]]:
+        those = {*wanted}
+        for content, pieces in contents_in(self._pieces, self.entries):
+            if content in those:
+                yield content, pieces
+
+
 def _without_apply(app: str | None, pieces: Callable[[], Iterable[Any]], directory: Path) -> _Held | SQLitePages:
     """One whose publications the nodes of the group understand: by pages, they take no patch of another form."""
-    return SQLitePages(directory / "database") if app == SQLitePages.__name__ else _Held(pieces)
+    if app == SQLitePages.__name__:
+        return SQLitePages(directory / "database")
+    return _HeldFiles(pieces) if is_directory(next(iter(pieces()), None)) else _Held(pieces)
 
 
 def publish_by_node(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import click
 import orjson
 
+from replicator.archive.as_directory import write_directory
 from replicator.archive.backup import from_folded
 from replicator.archive.checking import check
 from replicator.archive.data_dir import write_data_dir
@@ -23,6 +24,7 @@ from replicator.errors import ConfigError
 from replicator.format.codec import decode_changes
 from replicator.format.ids import ZERO_ID
 from replicator.format.keyed import change_in, key_of
+from replicator.format.manifest import is_directory
 from replicator.format.patch import CODEC
 from replicator.format.records import ACT, ChangeRecord, PartRecord, Record
 from replicator.runtime.checks import plain
@@ -269,7 +271,7 @@ def diff(
     "--to",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
-    help="Write the state's own document: what `load` takes, the file or database, or a piece a line.",
+    help="Write the state's own document: what `load` takes, the file, database or directory, or a piece a line.",
 )
 @click.option(
     "--backup", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Write a file for `import`."
@@ -354,6 +356,9 @@ def _to_data_dir(
 def _to_file(folded: Folded, path: Path) -> None:
     draft = path.with_name(f".{path.name}.new")
     try:
+        if is_directory(next(iter(folded.pieces()), None)):
+            write_directory(folded.pieces(), path)
+            return
         draft.unlink(missing_ok=True)
         with open(disk.create(draft), "wb") as file:
             _write_document(folded, file)
@@ -361,7 +366,8 @@ def _to_file(folded: Folded, path: Path) -> None:
     except OSError as error:
         raise ConfigError(setting="to", problem=f"{path} cannot be written: {error.strerror}") from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _write_document(folded: Folded, file: IO[bytes]) -> None:

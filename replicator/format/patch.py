@@ -36,6 +36,8 @@ import xxhash
 
 from replicator.errors import CorruptRecord, SnapshotRefused
 
+from .file_changes import MAGIC as FILES_MAGIC
+from .file_changes import FileChange
 from .ids import Writer
 from .pages import MAGIC as PAGES_MAGIC
 from .pages import PageChange, as_text
@@ -50,6 +52,7 @@ else:
 __all__ = [
     "CODEC",
     "EMPTY_DIGEST",
+    "MAGIC",
     "PATCH_BYTES_MAX",
     "Gatherer",
     "Maker",
@@ -125,7 +128,7 @@ _READ_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 _PREFIX_BYTES_MIN = 8
 
 _HEAD = struct.Struct(">4s16s16sQQB")
-_MAGIC = b"RPT1"
+MAGIC = b"RPT1"
 _STRETCH = struct.Struct(">III")
 
 #: The prefix of a body: a magic, which body it is, and of how many.
@@ -160,17 +163,20 @@ class PatchHead(NamedTuple):
 
     def to_bytes(self) -> bytes:
         digests = bytes.fromhex(self.old_digest), bytes.fromhex(self.new_digest)
-        return _HEAD.pack(_MAGIC, *digests, self.old_size, self.new_size, self.raw)
+        return _HEAD.pack(MAGIC, *digests, self.old_size, self.new_size, self.raw)
 
     @classmethod
     def of(cls, patch: bytes, *, id_: str) -> PatchHead:
         """Read the head of `patch`. Raises `CorruptRecord`."""
         if patch[:4] == PAGES_MAGIC:
             return cls._of_pages(PageChange.head_of(patch, id_=id_))
+        if patch[:4] == FILES_MAGIC:
+            change = FileChange.head_of(patch, id_=id_)
+            return cls(change.old_digest, change.digest, change.old_size, change.size, True)
         if len(patch) < _HEAD.size:
             raise CorruptRecord(id=id_, problem="its patch is too short")
         magic, old_digest, new_digest, old_size, new_size, raw = _HEAD.unpack_from(patch)
-        if magic != _MAGIC or raw > 1:
+        if magic != MAGIC or raw > 1:
             raise CorruptRecord(id=id_, problem="its patch has a format that is not known here: update replicator")
         if max(old_size, new_size) > _SIZE_MAX:
             raise CorruptRecord(id=id_, problem="its patch declares a payload of an impossible size")
@@ -178,7 +184,7 @@ class PatchHead(NamedTuple):
 
     @classmethod
     def _of_pages(cls, change: PageChange) -> PatchHead:
-        """The other form of a patch (`pages.py`): its digests are of pages."""
+        """Another form of a patch (`pages.py`): its digests are of pages. (Those of `file_changes.py` are of lines.)"""
         sizes = change.old_page_count * change.page_size, change.page_count * change.page_size
         return cls(as_text(change.old_digest), as_text(change.digest), *sizes, True)
 

@@ -17,6 +17,7 @@ from ..errors import LogUnavailable
 from ..format.ids import ORIGIN, Writer
 from ..log.interface import Log
 from ..replica.change_updater import ChangeUpdater
+from ..replica.files_updater import FilesUpdater
 from ..replica.pages_updater import PagesUpdater
 from ..replica.rebuild import Rebuild
 from ..replica.replica import Replica
@@ -25,6 +26,7 @@ from ..replica.whole_updater import WholeUpdater
 from ..runtime.event_log import EventLogger
 from ..state import ReplicatedState, State
 from ..state.class_name import kind_of
+from ..state.files import FilesState
 from ..state.sqlite_pages import SQLitePages
 from ..storage.checkpoint import Checkpoint
 from .acks import Acks
@@ -194,4 +196,6 @@ def _replica_of(setup: NodeSetup, checkpoint: Checkpoint, me: Writer) -> Replica
 def _updater_of(state: State | ReplicatedState) -> Callable[[Rebuild], StateUpdater]:
     if isinstance(state, SQLitePages):
         return partial(PagesUpdater, state=state)
+    if isinstance(state, FilesState):
+        return partial(FilesUpdater, state=state)
     return ChangeUpdater if isinstance(state, State) else WholeUpdater

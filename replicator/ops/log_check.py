@@ -25,8 +25,7 @@ from ..errors import CorruptRecord, ReplicatorError
 from ..format.acts import decode_act
 from ..format.codec import SnapshotDecoder, decode_changes
 from ..format.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, era_of
-from ..format.pages import MAGIC
-from ..format.patch import CODEC, Gatherer, PatchHead, placed
+from ..format.patch import CODEC, MAGIC, Gatherer, PatchHead, placed
 from ..format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 from ..format.term_ends import show_ends, with_end
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
@@ -132,7 +131,8 @@ class LogVerifier:
         self._patches: Gatherer | None = None
         # The digest of that state's payload. None: not known.
         self._payload: str | None = None
-        self._payload_by_pages = False
+        # In which form of a patch it is that. A snapshot has it, as one of bytes has.
+        self._payload_form = MAGIC
         # Where the newest first part of a snapshot trimmed the log. None: not known.
         self._cut: RecordId | None = None
 
@@ -249,14 +249,14 @@ class LogVerifier:
         self._patches = self._patches or Gatherer()
         if (patch := self._patches.add(record)) is None:
             return
-        head, by_pages = PatchHead.of(patch, id_=str(record.id)), patch.startswith(MAGIC)
-        # The digest of a snapshot is one of its bytes, and that of a change of pages is not.
-        if self._payload not in (None, head.old_digest) and by_pages == self._payload_by_pages:
+        head, form = PatchHead.of(patch, id_=str(record.id)), patch[:4]
+        # The digest of a snapshot is one of its bytes, and that of a change of pages or of files is not.
+        if self._payload not in (None, head.old_digest) and form == self._payload_form:
             problem = (
                 f"the patch that {record.id} completes starts from {head.old_digest}, and there is {self._payload}"
             )
             raise Violation("body", problem, ids=(record.id,))
-        self._payload, self._payload_by_pages = head.new_digest, by_pages
+        self._payload, self._payload_form = head.new_digest, form
 
     def _take_part(self, record: PartRecord, rebases: bool) -> None:
         """Check that parts follow one another, and that a snapshot is of a place in its own term, but for a rebase."""
@@ -301,7 +301,7 @@ class LogVerifier:
         self._changed = last_change_after(last, rebase=self._parted is not None) or self._changed
         self._ends, self._parted = last.ends, None
         if last.replaces:
-            self._payload, self._payload_by_pages = last.digest, False
+            self._payload, self._payload_form = last.digest, MAGIC
         self.snapshots[last.as_of] = last.digest
         self.facts.snapshot_count += 1
 

@@ -61,11 +61,12 @@ class ChangeUpdater:
         version = self._applied.checked(self._checkpoint.base_version, view)
         pieces = self._checkpoint.payload(snapshot_bytes_max=self._rebuild.snapshot_bytes_max)
         if pieces is not None:
-            self._rebuild.restore_own(pieces, view, version)
+            self._rebuild.restore_own(self._applied.application.at(version), pieces, view)
             self._applied.ledger = self._ledger_of_snapshot()
         elif again:
             assert self._beginning is not None
-            self._rebuild.restore_own(self._beginning.pieces(), view, self._beginning.version)
+            application = self._applied.application.at(self._beginning.version)
+            self._rebuild.restore_own(application, self._beginning.pieces(), view)
             self._applied.ledger = Ledger()
         payload = self._checkpoint.snapshot
         changed = payload.last_change if payload is not None else ZERO_ID

@@ -23,6 +23,7 @@ from ..protocol.node_state import NodeState
 from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.log_once import Lasting, LogOnce
+from ..state.callbacks import Application
 from ..storage.checkpoint import Step
 from ..storage.fork_writer import StateInFork, forks_in, id_in
 from .applied_state import AppliedState
@@ -70,16 +71,16 @@ class Rebuild:
     def is_closed(self) -> bool:
         return self.closed
 
-    def restore_own(self, pieces: Iterable[Any], view: View, version: int) -> None:
+    def restore_own(self, application: Application, pieces: Iterable[Any], view: View) -> None:
         """At the start, from this node's own disk: it is saved, and nobody reads yet.
 
-        `version`: the one that the group was at where these pieces were drawn.
+        `application`: for the version that the group was at where these pieces were drawn.
         """
         with HeldCollector() as collector:
             if self.saved.checkpoint.payload_bytes >= HOLD_COLLECTOR_FROM_BYTES:
                 collector.hold()
             try:
-                run(self.applied.application.at(version), pieces, nullcontext)
+                run(application, pieces, nullcontext)
             except Failed as failed:
                 if isinstance(failed.__cause__, StateError):
                     raise failed.__cause__ from None

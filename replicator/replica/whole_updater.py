@@ -38,7 +38,7 @@ from .rebuild import Rebuild
 from .restore import Dropped, Ending, Failed, never, run
 from .state_updater import Work
 
-__all__ = ["WholeUpdater"]
+__all__ = ["WholeUpdater", "draw"]
 
 logger = EventLogger(__name__)
 
@@ -86,7 +86,7 @@ class WholeUpdater:
         whole.is_ahead = led and self._applied.application.survived()
         if whole.is_published and not whole.is_ahead:
             try:
-                self._rebuild.restore_own(whole.pieces(), view, version)
+                self._rebuild.restore_own(self._becoming(version), self._published_pieces(), view)
             except StateError as error:
                 self._applied.unwritten = error
         return view
@@ -180,13 +180,13 @@ class WholeUpdater:
                 self._is_behind(behind)
 
         if mine or behind is not None:
-            _draw(pieces, given_up)
+            draw(pieces, given_up)
             with publishing():
                 return
         with self._writing:
             try:
                 version = record.version if isinstance(record, PartRecord) else self._known.node_state.view.version
-                run(self._applied.application.at(version), pieces, publishing, given_up=given_up)
+                run(self._becoming(version, to_come=True), pieces, publishing, given_up=given_up)
             except Failed as failed:
                 # Its pieces were right, and were drawn to their end.
                 if not isinstance(failed.__cause__, StateError):
@@ -223,7 +223,8 @@ class WholeUpdater:
 
     def _write_once(self, *, insisting: bool) -> None:
         try:
-            run(self._target(insisting=insisting), self._pieces_to_write(), self._written)
+            version = self._known.node_state.view.version
+            run(self._becoming(version, insisting=insisting), self._pieces_to_write(), self._written)
         except Dropped:
             return
         except Failed as failed:
@@ -243,15 +244,20 @@ class WholeUpdater:
         may_lead = unwritten is None or isinstance(unwritten, StateInUse)
         return upto if may_lead else min(upto, self._written_upto)
 
-    def _target(self, *, insisting: bool) -> Application:
+    def _becoming(self, version: int, *, to_come: bool = False, insisting: bool = False) -> Application:
+        """What is given the pieces of what was published, or `to_come`: of what is about to be."""
         applied = self._applied
         if insisting and isinstance(applied.state, SharedState):
             return Application(_Insisting(applied.state), applied.inside)
-        return applied.application.at(self._known.node_state.view.version)
+        return applied.application.at(version)
+
+    def _published_pieces(self) -> Iterator[Any]:
+        """What that is given."""
+        return self.whole.pieces()
 
     def _pieces_to_write(self) -> Iterator[Any]:
         self._written_digest = self.whole.digest
-        for piece in self.whole.pieces():
+        for piece in self._published_pieces():
             if self._rebuild.closed:
                 raise Dropped
             yield piece
@@ -323,7 +329,8 @@ class _Insisting:
         self.restore = state.restore_in_use
 
 
-def _draw(pieces: Iterable[Any], given_up: Callable[[], bool]) -> None:
+def draw(pieces: Iterable[Any], given_up: Callable[[], bool]) -> None:
+    """To the end, for what shows there. Raises `Dropped`."""
     for _ in pieces:
         if given_up():
             raise Dropped

@@ -41,6 +41,16 @@ class Stamp(NamedTuple):
     def of(cls, found: os.stat_result) -> Stamp:
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
+    def fits(self, found: os.stat_result) -> bool:
+        """Whether it is that of such a file."""
+        return (
+            self.changed_ns == found.st_ctime_ns
+            and self.modified_ns == found.st_mtime_ns
+            and self.size == found.st_size
+            and self.inode == found.st_ino
+            and self.device == found.st_dev
+        )
+
     @property
     def is_coarse(self) -> bool:
         """Whether its clock has ticks of whole seconds, as far as that can be told."""

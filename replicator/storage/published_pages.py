@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..errors import CheckpointError, ConfigError, CorruptRecord, StateError
 from ..format.codec import SnapshotDecoder
+from ..format.manifest import is_directory
 from ..format.pages import MAGIC, PageChange, as_text
 from ..format.patch import CODEC, EMPTY_DIGEST, placed
 from ..format.records import ChangeRecord
@@ -27,6 +28,7 @@ from ..runtime.event_log import EventLogger
 from .checkpoint_file import Payload
 from .checkpoint_reader import CheckpointReader
 from .payload import Made, Whole
+from .published_files import FilesAtRest
 from .shadow import Draft, PiecesDigest, Shadow, View, digest_of_pieces
 
 __all__ = ["ALL_OF_IT", "BY_PAGES_WITH_A_KEY", "PublishedPages", "Source", "rebuilt_from", "whole_at_rest"]
@@ -311,6 +313,7 @@ def rebuilt_from(stored: CheckpointReader) -> Iterator[Whole]:
         whole = whole_at_rest(
             Path(directory),
             stored.changes(),
+            first=next(iter(stored.pieces()), None) if stored.payload is not None else None,
             snapshot_bytes_max=stored.snapshot_bytes_max,
             is_private=stored.is_private,
         )
@@ -319,10 +322,14 @@ def rebuilt_from(stored: CheckpointReader) -> Iterator[Whole]:
 
 
 def whole_at_rest(
-    directory: Path, changes: Iterable[ChangeRecord], *, snapshot_bytes_max: int, is_private: bool
+    directory: Path, changes: Iterable[ChangeRecord], *, first: object, snapshot_bytes_max: int, is_private: bool
 ) -> Whole:
-    """For whoever makes again what these changes made: by pages, or not."""
-    kind = _AtRest if _is_by_pages(changes) else Whole
+    """For whoever makes again what these changes made: of files, by pages, or neither.
+
+    `first`: the first piece of the snapshot that they follow; None: there is none.
+    """
+    by_pages = _AtRest if _is_by_pages(changes) else Whole
+    kind = FilesAtRest if is_directory(first) else by_pages
     return kind(directory, snapshot_bytes_max=snapshot_bytes_max, is_private=is_private)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.fuzz import (
     checkpoint_targets,
     core_targets,
+    file_targets,
     job_targets,
     log_targets,
     seal_targets,
@@ -19,6 +20,7 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for module in (
         core_targets,
+        file_targets,
         log_targets,
         seal_targets,
         checkpoint_targets,

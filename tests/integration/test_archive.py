@@ -24,6 +24,7 @@ from replicator.errors import LogUnavailable
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.sandbox.redis_server import find_server
+from replicator.state.directory import DirectoryState
 from replicator.state.sqlite_pages import SQLitePages
 from tests.support.kv import KV as State
 from tests.support.kv import LEASE_S, PATIENCE_S, document, eventually, in_step, push
@@ -190,6 +191,74 @@ def test_a_database_that_is_replicated_by_pages_has_an_earlier_state_back(
     does("INSERT INTO t VALUES ('more')")
     assert a.publish().what != "nothing"
     in_step(a, b)
+    eventually(lambda: found(theirs) == found(ours))
+
+
+def found(top: Path) -> dict[str, str]:
+    """The files of a directory."""
+    return {str(path.relative_to(top)): path.read_text() for path in sorted(top.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def pair(start: Start, tmp_path: Path) -> tuple[Node[Any], Node[Any]]:
+    """A primary and a standby of a directory, with a publication by file."""
+    (tmp_path / "ours/d").mkdir(parents=True)
+    (tmp_path / "ours/d/large").write_text("".join(map(str, range(5000))))
+    (tmp_path / "ours/a").write_text("old")
+    a, b = (start(name, DirectoryState(tmp_path / top)) for name, top in (("a", "ours"), ("b", "theirs")))
+    a.promote(timeout_s=PATIENCE_S)
+    a.publish()
+    (tmp_path / "ours/a").write_text("good")
+    assert a.publish().what == "patch"
+    return a, b
+
+
+def test_what_was_different_in_a_directory_is_told_and_it_is_made_again(
+    world: RedisWorld, place: Directory, pair: tuple[Node[Any], Node[Any]], run: Run, tmp_path: Path
+) -> None:
+    (a, b), ours = pair, tmp_path / "ours"
+    good, wanted = str(a.position.id), found(ours)
+    with archiving(world, place) as catch_up:
+        (ours / "a").write_text("a mistake")
+        (ours / "d/large").rename(ours / "moved")
+        assert a.publish().what == "patch"
+        catch_up()
+    told = json.loads(run("diff", good, "latest", "--output", "json").output)["differences"]
+    kinds = [("a", "changed"), ("d/large", "removed"), ("moved", "added")]
+    assert [(each["entry"], each["kind"]) for each in told] == kinds
+    assert [each["after"] and each["after"]["bytes"] for each in told] == [9, None, len(wanted["d/large"])]
+    run("restore", "--at", good, "--to", tmp_path / "out")
+    assert found(tmp_path / "out") == wanted
+    assert "is a directory" in run("restore", "--at", good, "--to", tmp_path / "out", code=2).output
+    assert "is there already" in run("restore", "--at", good, "--to", tmp_path / "out/a", code=2).output
+    assert found(tmp_path / "out") == wanted
+    in_step(a, b)
+    run("certify", "--state", "whole", "--data-dir", tmp_path / "a", "--data-dir", tmp_path / "b")
+
+
+def test_a_directory_has_an_earlier_state_back(
+    world: RedisWorld, place: Directory, pair: tuple[Node[Any], Node[Any]], run: Run, tmp_path: Path
+) -> None:
+    (a, b), ours, theirs, file = pair, tmp_path / "ours", tmp_path / "theirs", tmp_path / "backup"
+    good, wanted = str(a.position.id), found(ours)
+    run("backup", file, "--data-dir", tmp_path / "a")
+    with archiving(world, place) as catch_up:
+        (ours / "a").write_text("a mistake")
+        a.publish()
+        catch_up()
+    ways = (("restore", "--at", good, "--load"), ("import", file))
+    for way in ways:
+        (ours / "a").write_text("another mistake")
+        assert a.publish().what == "patch"
+        with _log(world) as log:  # the node that loads comes by a marker that the others have passed
+            assert ops.verify(log, by="test", timeout_s=PATIENCE_S).equal
+        run(*way, "--force", "--yes", "--timeout", 3 * PATIENCE_S)
+        eventually(lambda: a.leads and found(ours) == wanted)
+        in_step(a, b)
+        eventually(lambda: found(theirs) == wanted)
+    # and they go on
+    (ours / "more").write_text("more")
+    assert a.publish().what == "patch"
     eventually(lambda: found(theirs) == found(ours))
 
 

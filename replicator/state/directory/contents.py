@@ -6,7 +6,6 @@ another write would show: until the stamp is older than a tick of the clock, the
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import threading
@@ -15,6 +14,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from replicator.format.manifest import PIECE_BYTES, content_hash
 from replicator.storage import disk
 
 from ..file_stamps import COARSE_TICK_S, FINE_TICK_S, Stamp
@@ -22,17 +22,8 @@ from ..replaced_files import explained
 
 __all__ = ["PIECE_BYTES", "Index", "Read", "Stage", "digest_of", "is_old", "pieces_of", "read_from"]
 
-PIECE_BYTES = 1024 * 1024
-
 #: Copies of what changed lately may have so many bytes; what is larger is read twice.
 STAGE_BYTES_MAX = 64 * 1024 * 1024
-
-_DIGEST_BYTES = 20
-
-
-def new_hash() -> hashlib.blake2b:
-    """One for which nobody makes two contents: one of them would take the place of the other."""
-    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
 
 
 class Read(NamedTuple):
@@ -67,7 +58,7 @@ def _piece(descriptor: int) -> bytes:
 
 def digest_of(pieces: Iterator[bytes]) -> tuple[str, int]:
     """The digest of a content, and its size."""
-    digest, size = new_hash(), 0
+    digest, size = content_hash(), 0
     for piece in pieces:
         digest.update(piece)
         size += len(piece)
@@ -97,8 +88,8 @@ class Index:
     def get(self, path: str, about: os.stat_result) -> str | None:
         """The digest of a file that looks as it did when it was read. None: it has to be read."""
         with self._lock:
-            stamp, digest = self._known.get(path, (None, ""))
-        return digest if stamp == Stamp.of(about) else None
+            known = self._known.get(path)
+        return known[1] if known is not None and known[0].fits(about) else None
 
     def note(self, path: str, read: Read) -> None:
         """It was read."""
@@ -111,7 +102,8 @@ class Index:
     def keep_only(self, paths: Container[str]) -> None:
         """Forget what is not there any more."""
         with self._lock:
-            self._known = {path: known for path, known in self._known.items() if path in paths}
+            for path in [path for path in self._known if path not in paths]:
+                del self._known[path]
 
 
 class Stage:

@@ -16,11 +16,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from replicator.errors import StateChanged, StateError
+from replicator.format.manifest import (
+    DATABASE,
+    DIRECTORY,
+    FILE,
+    Content,
+    Entry,
+    contents_of,
+    in_order,
+    kept_mode,
+    manifest_pieces,
+)
 from replicator.runtime.event_log import EventLogger
 
 from ..file_stamps import Stamp
@@ -28,10 +39,9 @@ from ..replaced_files import explained
 from .contents import Index, Stage, pieces_of, read_from
 from .databases import Copied, Databases
 from .descent import Descent
-from .manifest import DATABASE, DIRECTORY, FILE, Entry, contents_of, in_order, kept_mode, manifest_pieces
 from .tree import Found, Tree
 
-__all__ = ["Cut", "Cutting", "entry_of", "looks_of"]
+__all__ = ["Cut", "Cutting", "entry_of"]
 
 logger = EventLogger(__name__)
 
@@ -48,15 +58,13 @@ _RESTLESS = (
 )
 
 
-def looks_of(found: dict[str, Found]) -> dict[str, object]:
-    """What is there by how it looks. A database looks the same, whoever writes to it."""
-    return {path: _look_of(each) for path, each in found.items()}
-
-
-def _look_of(each: Found) -> object:
-    if each.kind in (DIRECTORY, DATABASE):
-        return each.kind, each.mode, each.stat.st_dev, each.stat.st_ino
-    return each.kind, each.mode, Stamp.of(each.stat), each.target
+def _looks_like(one: Found, other: Found) -> bool:
+    """A database looks the same, whoever writes to it."""
+    if (one.kind, one.target, one.stat.st_mode) != (other.kind, other.target, other.stat.st_mode):
+        return False
+    if one.kind in (DIRECTORY, DATABASE):
+        return one.stat.st_ino == other.stat.st_ino and one.stat.st_dev == other.stat.st_dev
+    return Stamp.of(one.stat).fits(other.stat)
 
 
 def entry_of(path: str, found: Found, digest: str = "", size: int = 0) -> Entry:
@@ -67,26 +75,38 @@ def entry_of(path: str, found: Found, digest: str = "", size: int = 0) -> Entry:
 class Cut:
     """What a directory was at one moment. `pieces`, once; `close` it then."""
 
-    def __init__(self, tree: Tree, entries: list[Entry], stage: Stage, databases: dict[str, Copied]) -> None:
+    def __init__(
+        self, tree: Tree, entries: list[Entry], found: dict[str, Found], stage: Stage, databases: dict[str, Copied]
+    ) -> None:
         self._tree = tree
         self.entries = entries
+        self._found = found
         self._stage = stage
         self._databases = {each.digest: each for each in databases.values()}
         self._copies = list(databases.values())
-        #: As which files that were not copied have to be found, by digest.
-        self.left: dict[str, tuple[str, Stamp]] = {}
 
     def pieces(self) -> Iterator[bytes]:
-        """As `manifest.py` says. Raises `StateChanged`."""
+        """As `format/manifest.py` says. Raises `StateChanged`."""
         yield from manifest_pieces(self.entries)
+        for _, pieces in self.contents(contents_of(self.entries)):
+            yield from pieces
+
+    def contents(self, wanted: Sequence[Content]) -> Iterator[tuple[Content, Iterator[bytes]]]:
+        """These contents, and the pieces of each, to be drawn. Raises `StateChanged`."""
+        left = {digest for digest, _ in wanted if digest not in self._databases and digest not in self._stage}
+        #: The files that were not copied.
+        paths = {each.digest: each.path for each in self.entries if each.kind == FILE and each.digest in left}
         with self._tree.descent() as way:
-            for digest, _ in contents_of(self.entries):
-                if digest in self._databases:
-                    yield from self._databases[digest].pieces()
-                elif digest in self._stage:
-                    yield from self._stage.pieces(digest)
-                else:
-                    yield from self._read(way, *self.left[digest])
+            for content in wanted:
+                yield content, self._content(way, content.digest, paths)
+
+    def _content(self, way: Descent, digest: str, paths: dict[str, str]) -> Iterator[bytes]:
+        if digest in self._databases:
+            return self._databases[digest].pieces()
+        if digest in self._stage:
+            return self._stage.pieces(digest)
+        path = paths[digest]
+        return self._read(way, path, Stamp.of(self._found[path].stat))
 
     def _read(self, way: Descent, path: str, stamp: Stamp) -> Iterator[bytes]:
         with explained(self._tree.path, path):
@@ -129,6 +149,8 @@ class Cutting:
         self._patience_s = patience_s
         self._stage = stage
         self._told: set[str] = set()
+        #: The files of the cut before, by path.
+        self._last: dict[str, Entry] = {}
 
     def take(self, quiesced: Callable[[], AbstractContextManager[bool]]) -> Cut:
         """Raises `StateError`, with the name of a file that never holds still."""
@@ -213,18 +235,22 @@ class Cutting:
         self, found: dict[str, Found], digests: dict[str, str], stage: Stage, copies: dict[str, Copied]
     ) -> Cut:
         entries = []
-        left: dict[str, tuple[str, Stamp]] = {}
         for path, each in sorted(found.items(), key=lambda item: in_order(item[0])):
             if each.kind == FILE:
-                entries.append(entry_of(path, each, digests[path], each.stat.st_size))
-                left.setdefault(digests[path], (path, Stamp.of(each.stat)))
+                entries.append(self._file(path, each, digests[path]))
             elif each.kind == DATABASE:
                 entries.append(entry_of(path, each, copies[path].digest, copies[path].size))
             else:
                 entries.append(entry_of(path, each))
-        cut = Cut(self._tree, entries, stage, copies)
-        cut.left = left
-        return cut
+        self._last = {entry.path: entry for entry in entries if entry.kind == FILE}
+        return Cut(self._tree, entries, found, stage, copies)
+
+    def _file(self, path: str, each: Found, digest: str) -> Entry:
+        """The entry of the cut before, if it is that still: whoever compares the two has less to do."""
+        last = self._last.get(path)
+        if last is not None and last.digest == digest and last.mode == kept_mode(FILE, each.mode):
+            return last
+        return entry_of(path, each, digest, each.stat.st_size)
 
 
 def _written_ns(found: Found) -> int:
@@ -233,7 +259,6 @@ def _written_ns(found: Found) -> int:
 
 def _different(before: dict[str, Found], now: dict[str, Found]) -> str:
     """A path that is not what it was; empty: there is none."""
-    old, new = looks_of(before), looks_of(now)
-    if old == new:
-        return ""
-    return min(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+    others = [path for path, each in now.items() if path not in before or not _looks_like(before[path], each)]
+    others += [path for path in before if path not in now]
+    return min(others, default="")

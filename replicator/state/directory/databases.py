@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import IO
 
 from replicator.errors import StateError, StateInUse
+from replicator.format.manifest import content_hash
 from replicator.storage import disk
 
 from ..sqlite import SQLiteState, pieces_of
-from .contents import digest_of, new_hash
+from .contents import digest_of
 
 __all__ = ["Copied", "Databases", "Pinned"]
 
@@ -126,7 +127,7 @@ class Databases:
         seen = self.state(path).seen()
         if known is not None and known[0] == seen:
             return known[1]
-        digest = new_hash()
+        digest = content_hash()
         try:
             for piece in state.snapshot():
                 digest.update(piece)

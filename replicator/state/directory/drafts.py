@@ -6,6 +6,7 @@ puts into its place meanwhile is not followed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections import Counter
@@ -14,11 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from replicator.errors import StateError
+from replicator.format.manifest import RESERVED, Content, content_hash
 from replicator.storage import disk
 
 from ..replaced_files import explained
-from .contents import new_hash, pieces_of
-from .manifest import RESERVED, Content
+from .contents import pieces_of
 
 __all__ = ["Drafts", "is_torn"]
 
@@ -40,7 +41,8 @@ class Drafts:
     def __init__(self, path: Path, wanted: Counter[str]) -> None:
         self._path = path
         self._wanted = wanted
-        self._names: dict[str, str] = {}
+        #: Those of each content, one for each file that needs it.
+        self._names: dict[str, list[str]] = {}
         self._count = 0
         self._opened: int | None = None
 
@@ -83,21 +85,42 @@ class Drafts:
         return self._wanted[content.digest] > 0
 
     def write(self, digest: str, pieces: Iterator[bytes]) -> None:
-        """Draw a content, to the disk. Raises `StateError` if it is another one than was said."""
+        """Draw a content, to the disk. Raises `StateError` if it is another one than was said.
+
+        Each file that needs it gets one of its own: a disk that is full is met before anything shows.
+        """
+        found = content_hash()
+        name = self._written(self._counted(pieces, found))
+        if found.hexdigest() != digest:
+            raise StateError(path=self._path, problem="what the group has does not fit its digest")
+        names = [name]
+        while len(names) < self._wanted[digest]:
+            source = self._open(name)
+            try:
+                names.append(self._written(pieces_of(source)))
+            finally:
+                os.close(source)
+        self._names[digest] = names
+
+    def _counted(self, pieces: Iterator[bytes], into: hashlib.blake2b) -> Iterator[bytes]:
+        for piece in pieces:
+            into.update(piece)
+            yield piece
+
+    def _written(self, pieces: Iterator[bytes]) -> str:
         name, descriptor = self._new()
-        found = new_hash()
         try:
             for piece in pieces:
-                found.update(piece)
                 with explained(self._path):
                     disk.write(descriptor, piece)
             with explained(self._path):
                 disk.sync_descriptor(descriptor)
         finally:
             os.close(descriptor)
-        if found.hexdigest() != digest:
-            raise StateError(path=self._path, problem="what the group has does not fit its digest")
-        self._names[digest] = name
+        return name
+
+    def _open(self, name: str) -> int:
+        return os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
 
     def _new(self) -> tuple[str, int]:
         self._count += 1
@@ -105,26 +128,14 @@ class Drafts:
             return str(self._count), os.open(str(self._count), _NEW, disk.PRIVATE, dir_fd=self.descriptor)
 
     def take(self, content: Content) -> tuple[str, int] | None:
-        """A draft of a content for one file: its name and its descriptor. None: it was not drawn."""
+        """A draft of a content for one file: its name and its descriptor. None: there is none for it."""
         if not content.size:
             return self._new()
-        name = self._names.get(content.digest)
-        if name is None:
+        names = self._names.get(content.digest)
+        if not names:
             return None
-        source = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
-        self._wanted[content.digest] -= 1
-        if self._wanted[content.digest] <= 0:  # the last one needs no copy
-            del self._names[content.digest]
-            return name, source
-        try:
-            name, copy = self._new()
-            for piece in pieces_of(source):
-                disk.write(copy, piece)
-            disk.sync_descriptor(copy)
-            os.lseek(copy, 0, os.SEEK_SET)
-        finally:
-            os.close(source)
-        return name, copy
+        name = names.pop()
+        return name, self._open(name)
 
     def link(self, target: str) -> str:
         """The name of a new link."""

@@ -9,13 +9,13 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from replicator.format.manifest import DATABASE, LINK
 from replicator.storage import disk
 
 from ..replaced_files import asides, copied, explained, unused
 from .contents import digest_of, pieces_of
 from .databases import Databases
 from .descent import Descent
-from .manifest import DATABASE, LINK
 from .tree import Found, Tree
 
 __all__ = ["Aside", "is_kept"]

@@ -29,6 +29,10 @@ class Patterns:
             (paths if "/" in glob.strip("/") else names).append(translate(glob.strip("/")))
         self._names, self._paths = _any_of(names), _any_of(paths)
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return self._names is not None or self._paths is not None
+
     def match(self, path: str) -> bool:
         """Whether the path, relative to the top, is one of them."""
         if self._names is not None and self._names.match(path[path.rfind("/") + 1 :]):

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from replicator.errors import StateChanged
+from replicator.format.manifest import DATABASE, DIRECTORY, FILE, LINK, Entry
 
 from ..replaced_files import explained
 from .contents import Index, read_from
 from .databases import Databases
 from .descent import Descent
-from .manifest import DATABASE, DIRECTORY, FILE, LINK, Entry
 from .tree import Found, Tree
 
 __all__ = ["Present"]
 
 
 class Present:
-    """A look at it, by this way. A content is read when it is asked for, unless the index or SQLite says what it is."""
+    """A look at it, by this way: at all, or `only` at some paths.
 
-    def __init__(self, tree: Tree, way: Descent, index: Index, databases: Databases) -> None:
+    A content is read when it is asked for, unless the index or SQLite says what it is.
+    """
+
+    def __init__(
+        self, tree: Tree, way: Descent, index: Index, databases: Databases, only: Iterable[str] | None = None
+    ) -> None:
         self._tree = tree
         self._way = way
         self._index = index
         self._databases = databases
-        self.found = tree.scan()
+        self.found = tree.scan() if only is None else tree.look_at(way, only)
         self._digests: dict[str, str] = {}
 
     def identity(self, path: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A directory becomes what a snapshot says, file by file.
+"""A directory becomes what a snapshot says, or a change of files, file by file.
 
     draw     each content that is not there already goes to a draft in `.replicator/`, to the disk
     keep     what is about to be lost, and is not what was published, goes aside
@@ -9,6 +9,9 @@ whole, and for a moment some of them already and others not yet: what is new bef
 what goes away last. `.replicator/restoring` (`drafts.py`) says that this is under way; a directory that has it is no
 whole cut.
 
+A change is written where it says, and no other path is looked at (`only`), as long as the rest is known to be what it
+was. Whoever calls sees to that.
+
 What is equal already is not touched: files keep their time stamps and whoever has them open. A new one gets the owner
 of the directory that it is in, where this process may give it, and one that is replaced keeps its own.
 """
@@ -18,29 +21,45 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from replicator.errors import StateChanged, StateError
+from replicator.format.file_changes import FileChange
+from replicator.format.manifest import (
+    DATABASE,
+    DIRECTORY,
+    FILE,
+    LINK,
+    BadManifest,
+    Content,
+    Entry,
+    contents_in,
+    contents_of,
+    in_order,
+    kept_mode,
+)
+from replicator.format.manifest import read_manifest as read
 from replicator.storage import disk
 
+from ..files import Files
 from ..replaced_files import explained
 from .contents import Index, pieces_of
 from .databases import Databases
 from .descent import Descent
 from .drafts import Drafts, is_torn
+from .folding import Folding
 from .kept import Aside, is_kept
-from .manifest import DATABASE, DIRECTORY, FILE, LINK, BadManifest, Content, Entry, contents_of, in_order, kept_mode
-from .manifest import read_manifest as read
 from .patterns import SIDE_FILES
 from .present import Present
 from .tree import Found, Tree
 
-__all__ = ["Known", "Restoring"]
+__all__ = ["Known", "Restoring", "known_of"]
 
 #: What was published or restored, by path, as `Entry.identity` has it: it may be lost.
 Known = dict[str, tuple[str, str]]
@@ -52,13 +71,22 @@ class Restoring:
     """Of one directory. `known`: it is kept up to date. `tell`: is told what was put aside."""
 
     def __init__(
-        self, tree: Tree, index: Index, databases: Databases, known: Known, tell: Callable[[Path], None]
+        self,
+        tree: Tree,
+        index: Index,
+        databases: Databases,
+        folding: Folding,
+        known: Known,
+        tell: Callable[[Path], None],
     ) -> None:
         self._tree = tree
+        self._folding = folding
         self._index = index
         self._databases = databases
         self._known = known
         self._tell = tell
+        #: How long the last look at the directory took.
+        self.looked_s = 0.0
 
     def restore(self, pieces: Iterable[Any], *, insisting: bool) -> None:
         """Become what `pieces` say. Raises `StateError`; then it is called again."""
@@ -66,82 +94,134 @@ class Restoring:
         first = next(drawn, None)
         if first is None:  # nothing was ever published
             return
-        entries = self._manifest(chain([first], drawn))
-        with explained(self._tree.path):
-            disk.make_directory(self._tree.path)
-        with self._present() as present:
-            wanted = Counter(each.digest for each in entries if each.has_content and not present.is_equal(each))
-        with Drafts(self._tree.path, wanted) as drafts:
+        with self._refused():
+            entries = read(chain([first], drawn))
+        self._check(entries)
+        with self._drafts(entries, None) as drafts:
+            with self._refused():
+                for content, mine in contents_in(drawn, entries):
+                    if drafts.is_wanted(content):
+                        drafts.write(content.digest, mine)
+            self._swap(drafts, {entry.path: entry for entry in entries}, entries, None, insisting=insisting)
+
+    def restore_files(self, files: Files, end: Iterable[Any], *, change: FileChange | None, insisting: bool) -> None:
+        """Become `files`, of which what is needed is read; `change`: only this differs. Raises as `restore`.
+
+        `end` is drawn before anything is written that shows.
+        """
+        entries = files.listing.in_order() if change is None else change.entries
+        only = None if change is None else {*change.gone, *(entry.path for entry in entries)}
+        self._check(entries)
+        with self._drafts(entries, only) as drafts:
             for content in contents_of(entries):
-                mine = self._content(drawn, content.size)
                 if drafts.is_wanted(content):
-                    drafts.write(content.digest, mine)
-                for _ in mine:
-                    pass
-            for _ in drawn:
-                raise StateError(path=self._tree.path, problem="the group has more than its manifest says")
-            swap = Swap(self._tree, self._databases, drafts, self._known, insisting=insisting)
-            with self._present() as present:
-                swap.swap(entries, present, self._tell)
+                    drafts.write(content.digest, files.content(content))
+            for _ in end:
+                pass
+            self._swap(drafts, files.listing.entries, entries, only, insisting=insisting)
 
     @contextmanager
-    def _present(self) -> Iterator[Present]:
-        with self._tree.descent() as way:
-            yield Present(self._tree, way, self._index, self._databases)
+    def _drafts(self, entries: list[Entry], only: Collection[str] | None) -> Iterator[Drafts]:
+        with explained(self._tree.path):
+            disk.make_directory(self._tree.path)
+        with self._present(only) as present:
+            wanted = Counter(each.digest for each in entries if each.has_content and not present.is_equal(each))
+        with Drafts(self._tree.path, wanted) as drafts:
+            yield drafts
 
-    def _manifest(self, pieces: Iterator[Any]) -> list[Entry]:
+    def _swap(
+        self,
+        drafts: Drafts,
+        every: Mapping[str, Entry],
+        entries: list[Entry],
+        only: Collection[str] | None,
+        *,
+        insisting: bool,
+    ) -> None:
+        swap = Swap(self._tree, self._databases, drafts, self._folding, self._known, every, insisting=insisting)
+        with self._present(only) as present:
+            swap.swap(entries, present, self._tell)
+        for path in [*self._known] if only is None else only:
+            self._known.pop(path, None)
+        self._known.update(known_of(entries))
+
+    @contextmanager
+    def _present(self, only: Collection[str] | None) -> Iterator[Present]:
+        began = time.monotonic()
+        with self._tree.descent() as way:
+            present = Present(self._tree, way, self._index, self._databases, only)
+            self.looked_s = time.monotonic() - began
+            yield present
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
         try:
-            entries = read(pieces)
+            yield
         except BadManifest as bad:
             raise StateError(path=self._tree.path, problem=f"what the group has is not written: {bad}") from None
+
+    def _check(self, entries: list[Entry]) -> None:
+        """Whether they are here what they are to the primary."""
         for entry in entries:
             kind = self._tree.kind_of(entry.path)
             if not kind or (entry.has_content and kind != entry.kind):
                 here, there = _KINDS[kind], _KINDS.get(entry.kind, "in it")
                 problem = f"{entry.path!a} is {there} to the primary, and {here} here: give all nodes the same options"
                 raise StateError(path=self._tree.path, problem=problem)
-        return entries
 
-    def _content(self, drawn: Iterator[Any], size: int) -> Iterator[bytes]:
-        """The pieces of the next content, which has this size."""
-        left = size
-        while left:
-            piece = next(drawn, None)
-            if not isinstance(piece, bytes) or not 0 < len(piece) <= left:
-                raise StateError(path=self._tree.path, problem="what the group has does not fit its manifest")
-            left -= len(piece)
-            yield piece
+
+def known_of(entries: Iterable[Entry]) -> Known:
+    """What is known of these."""
+    return {entry.path: entry.identity for entry in entries if entry.kind != DIRECTORY}
 
 
 class Swap:
-    """The steps after all of it was drawn."""
+    """The steps after all of it was drawn. `every`: all that is to be there, by path."""
 
-    def __init__(self, tree: Tree, databases: Databases, drafts: Drafts, known: Known, *, insisting: bool) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        databases: Databases,
+        drafts: Drafts,
+        folding: Folding,
+        known: Known,
+        every: Mapping[str, Entry],
+        *,
+        insisting: bool,
+    ) -> None:
         self._tree = tree
         self._databases = databases
         self._drafts = drafts
+        self._folding = folding
         self._known = known
+        self._every = every
         self._insisting = insisting
         #: Directories in which something was written.
         self._touched: set[str] = set()
 
     def swap(self, entries: list[Entry], present: Present, tell: Callable[[Path], None]) -> None:
-        """Make the directory these entries. `tell`: is told what was put aside."""
-        named = {entry.path: entry for entry in entries}
+        """Have these entries there, and nothing else of what is `present`. `tell`: is told what was put aside."""
         changed = [entry for entry in entries if not present.is_equal(entry)]
-        gone = [path for path in present.found if path not in named]
+        gone = [path for path in present.found if path not in self._every]
         dressed = [entry for entry in entries if self._is_dressed_otherwise(entry, present)]
+        if changed:
+            self._check_names()
         if (aside := self._keep(changed, gone, present)) is not None:
             tell(aside)
         if changed or gone or dressed or is_torn(self._tree.path):
             with explained(self._tree.path):
                 self._drafts.mark()
                 self._write(changed, gone, present)
-                self._dress(entries, dressed)
+                self._dress(dressed)
                 self._sync()
                 self._drafts.unmark()
-        self._known.clear()
-        self._known.update({entry.path: entry.identity for entry in entries if entry.kind != DIRECTORY})
+
+    def _check_names(self) -> None:
+        with explained(self._tree.path):
+            two = self._folding.two_that_are_one(self._drafts.descriptor, self._every)
+        if two is not None:
+            problem = f"{two[0]!a} and {two[1]!a} are one name to its file system, and two to the primary's"
+            raise StateError(path=self._tree.path, problem=problem)
 
     def _is_dressed_otherwise(self, entry: Entry, present: Present) -> bool:
         found = present.found.get(entry.path)
@@ -177,8 +257,9 @@ class Swap:
 
     def _write(self, changed: list[Entry], gone: list[str], present: Present) -> None:
         """In three passes: in none of them does a directory take the place of another one."""
+        in_the_way = self._in_the_way(changed, gone, present)
         with self._tree.descent() as way:
-            for path in self._in_the_way(changed, gone, present):
+            for path in in_the_way:
                 self._remove(way, path, present.found[path])
         with self._tree.descent() as way:
             # A database last: what it refers to is there by then.
@@ -189,13 +270,16 @@ class Swap:
                             self._put(way, entry)
                         self._known[entry.path] = entry.identity
         with self._tree.descent() as way:
-            for path in sorted(gone, key=in_order, reverse=True):
+            for path in sorted({*gone} - {*in_the_way}, key=in_order, reverse=True):
                 self._remove(way, path, present.found[path])
 
     def _in_the_way(self, changed: list[Entry], gone: list[str], present: Present) -> list[str]:
         """What has to be removed before anything can be put there, from below."""
         there = [entry for entry in changed if entry.path in present.found]
         turned = {each.path for each in there if DIRECTORY in (each.kind, present.found[each.path].kind)}
+        if changed and gone:
+            come = (entry.path for entry in changed)
+            turned |= self._folding.written_otherwise(self._drafts.descriptor, gone, come)
         found: dict[str, None] = {}
         for path in sorted([*turned, *gone], key=in_order) if turned else ():
             if path in turned or path.rpartition("/")[0] in found:
@@ -273,9 +357,10 @@ class Swap:
         finally:
             os.close(descriptor)
 
-    def _dress(self, entries: list[Entry], dressed: list[Entry]) -> None:
+    def _dress(self, dressed: list[Entry]) -> None:
         """Modes, those of directories from below: one may be closed to those who write."""
-        touched = [entry for entry in entries if entry.kind == DIRECTORY and entry.path in self._touched]
+        above = (self._every[path] for path in self._touched if path in self._every)
+        touched = [entry for entry in above if entry.kind == DIRECTORY]
         every = {entry.path: entry for entry in (*dressed, *touched)}
         with self._tree.descent() as way:
             for path in sorted(every, key=in_order, reverse=True):

@@ -21,24 +21,29 @@ and is not (`mount.py`).
 
 from __future__ import annotations
 
+import marshal
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from replicator.errors import StateError
+from replicator.format.file_changes import FileChange
+from replicator.format.manifest import DATABASE, DIRECTORY, Entry
 
 from ..file_stamps import Watch
+from ..files import Files
 from ..replaced_files import Kept, explained, survived
 from .contents import Index
 from .cut import Cut, Cutting
 from .databases import Databases
 from .drafts import is_torn
-from .manifest import DATABASE, DIRECTORY
+from .folding import Folding
 from .mount import MountPoint
 from .patterns import Patterns
-from .restoring import Known, Restoring
+from .restoring import Known, Restoring, known_of
 from .tree import Found, Tree
 
 __all__ = ["DirectoryState"]
@@ -49,6 +54,11 @@ STILL_S = 0.05
 #: How long a directory is waited for that does not hold still, and a database that is in use.
 PATIENCE_S = 5.0
 BUSY_S = 1.0
+
+#: On a standby, all of it is looked at again after so many times as long as a look takes, and so many seconds: if
+#: somebody wrote there, it is made what was published by then. In between only what changes is looked at.
+LOOK_PAUSE_TIMES = 100
+LOOK_PAUSE_S = 10.0
 
 
 @contextmanager
@@ -80,13 +90,22 @@ class DirectoryState:
         self._databases = Databases(real, busy_s=BUSY_S, stage=stage)
         self._mount = MountPoint(real, stage)
         self._index = Index()
+        self._folding = Folding()
         self._cutting = Cutting(
             self._tree, self._index, self._databases, still_s=still_s, patience_s=PATIENCE_S, stage=stage
         )
         self._watch = Watch()
         #: What may be replaced or removed, because it was published or put aside.
         self._known: Known = {}
-        self._drawn: Known = {}
+        #: The entries that the last cut had, and those that were published, until somebody asks for them.
+        self._drawn: Sequence[Entry] = ()
+        self._published: Sequence[Entry] | None = None
+        #: The digest of the files that it was made, if nothing else can have happened to it; and until when no more is
+        #: looked at than what changes.
+        self._holds = ""
+        self._look_again_at = 0.0
+        #: Which directory that was.
+        self._top: tuple[int, int] | None = None
         #: Entered while a cut is taken; whether the program is told to wait then.
         self.quiesced: Callable[[], AbstractContextManager[bool]] = _nobody_is_told
         #: What is put aside for it.
@@ -100,7 +119,8 @@ class DirectoryState:
         # Of the newest one alone: older ones have no stamp that another write could leave.
         newest = max(files, key=lambda each: each.st_ctime_ns, default=None)
         databases = self._databases.seen(path for path, each in found.items() if each.kind == DATABASE)
-        return self._watch.look([newest], (repr([*map(_look, found.items())]).encode(),)), databases
+        # By a form of marshal in which equal values are equal bytes: those of `repr` take ten times as long.
+        return self._watch.look([newest], (marshal.dumps([*map(_look, found.items())], 2),)), databases
 
     def _check(self, *, has_entries: bool) -> None:
         self._mount.check()
@@ -123,7 +143,8 @@ class DirectoryState:
 
     def published(self) -> None:
         """What the last snapshot gave is published."""
-        self._known, self.kept.has_published, self.kept.is_new = dict(self._drawn), True, False
+        self._published, self.kept.has_published, self.kept.is_new = self._drawn, True, False
+        self._holds = ""
 
     def snapshot(self) -> Iterator[bytes]:
         """The directory as it is when the first piece is drawn. They end with `StateChanged` if that cannot be kept."""
@@ -132,14 +153,22 @@ class DirectoryState:
         return self._pieces()
 
     def _pieces(self) -> Iterator[bytes]:
+        with self.cut() as cut:
+            yield from cut.pieces()
+
+    @contextmanager
+    def cut(self) -> Iterator[Cut]:
+        """See `FilesState`."""
+        with explained(self.path):
+            self.path.stat()
         self._check(has_entries=True)
         cut = self._cutting.take(self.quiesced)
         try:
             self._check(has_entries=bool(cut.entries))
-            yield from cut.pieces()
+            yield cut
         finally:
             cut.close()
-        self._drawn = _known_of(cut)
+        self._drawn = cut.entries
 
     def restore(self, pieces: Iterable[Any]) -> None:
         """Become what `pieces` say. Raises `StateError`, `StateInUse`; it is called again then."""
@@ -150,14 +179,40 @@ class DirectoryState:
         self._restore(pieces, insisting=True)
 
     def _restore(self, pieces: Iterable[Any], *, insisting: bool) -> None:
-        self._mount.check()
-        restoring = Restoring(self._tree, self._index, self._databases, self._known, self.kept.keep)
-        restoring.restore(pieces, insisting=insisting)
+        self._restoring().restore(pieces, insisting=insisting)
         self.kept.has_published = self.kept.is_new = False
 
+    def _restoring(self) -> Restoring:
+        self._mount.check()
+        self._holds = ""  # whatever becomes of it
+        if self._published is not None:
+            self._known, self._published = known_of(self._published), None
+        return Restoring(self._tree, self._index, self._databases, self._folding, self._known, self.kept.keep)
 
-def _known_of(cut: Cut) -> Known:
-    return {entry.path: entry.identity for entry in cut.entries if entry.kind != DIRECTORY}
+    def restore_files(
+        self, files: Files, end: Iterable[Any], *, change: FileChange | None = None, insisting: bool = False
+    ) -> None:
+        """See `FilesState`."""
+        only = change if change is not None and self._is_what_starts(change) else None
+        restoring = self._restoring()
+        restoring.restore_files(files, end, change=only, insisting=insisting)
+        self.kept.has_published = self.kept.is_new = False
+        self._holds = files.listing.digest
+        if only is None:
+            self._look_again_at = time.monotonic() + max(LOOK_PAUSE_TIMES * restoring.looked_s, LOOK_PAUSE_S)
+            self._top = self._top_now()
+
+    def _is_what_starts(self, change: FileChange) -> bool:
+        """Whether it needs no look to say that it is what this change starts from."""
+        is_known = self._holds == change.old_digest and time.monotonic() < self._look_again_at
+        return is_known and self._top is not None and self._top == self._top_now() and not is_torn(self.path)
+
+    def _top_now(self) -> tuple[int, int] | None:
+        try:
+            about = os.stat(self.path)
+        except OSError:
+            return None
+        return about.st_dev, about.st_ino
 
 
 def _look(item: tuple[str, Found]) -> tuple[object, ...]:

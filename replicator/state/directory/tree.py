@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from replicator.errors import StateError
+from replicator.format.manifest import DATABASE, DIRECTORY, FILE, LINK, RESERVED, in_order, leads_out
 from replicator.runtime.event_log import EventLogger
 
 from ..replaced_files import explained
 from .descent import Descent
-from .manifest import DATABASE, DIRECTORY, FILE, LINK, RESERVED, leads_out
 from .patterns import SIDE_FILES, Patterns
 
 __all__ = ["NOTHING", "Found", "Tree"]
@@ -69,25 +70,41 @@ class Tree:
                     waiting += self._look(way, above, device, found)
         return found
 
+    def look_at(self, way: Descent, paths: Iterable[str]) -> dict[str, Found]:
+        """What is at these paths, which are in nothing that is left out, and are not themselves."""
+        device = os.fstat(way.root).st_dev
+        found: dict[str, Found] = {}
+        for path in sorted(paths, key=in_order):
+            above, _, name = path.rpartition("/")
+            with explained(self.path, path), suppress(FileNotFoundError, NotADirectoryError):
+                directory = way.directory(above)
+                about = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                self._add(path, about, directory, device, found)
+        return found
+
     def _look(self, way: Descent, above: str, device: int, found: dict[str, Found]) -> list[str]:
         """Add what one directory has; the directories in it."""
         below: list[str] = []
+        prefix = f"{above}/" if above else ""
         # Removed meanwhile, or something else by now. Whoever scans again sees that.
         with suppress(FileNotFoundError, NotADirectoryError):
             directory = way.directory(above)
             with os.scandir(directory) as names:
                 for name in names:
-                    path = f"{above}/{name.name}" if above else name.name
-                    if not self._is_left_out(path) and self._add(path, name, directory, device, found):
+                    path = prefix + name.name
+                    if self._is_left_out(path):
+                        continue
+                    try:
+                        is_directory = self._add(path, name.stat(follow_symlinks=False), directory, device, found)
+                    except FileNotFoundError:
+                        continue
+                    if is_directory:
                         below.append(path)
         return below
 
-    def _add(self, path: str, name: os.DirEntry[str], directory: int, device: int, found: dict[str, Found]) -> bool:
+    def _add(self, path: str, about: os.stat_result, directory: int, device: int, found: dict[str, Found]) -> bool:
         """Whether it is a directory."""
-        try:
-            each = self._found(path, name, directory)
-        except FileNotFoundError:
-            return False
+        each = self._found(path, about, directory)
         if each is None:
             return False
         if each.stat.st_dev != device:
@@ -97,20 +114,19 @@ class Tree:
 
     def _is_left_out(self, path: str) -> bool:
         """What is above it is not."""
-        if path == RESERVED or self._excluded.match(path):
+        if path == RESERVED or (self._excluded and self._excluded.match(path)):
             return True
-        return path.endswith(SIDE_FILES) and self._databases.match(path[: path.rindex("-")])
+        return bool(self._databases) and path.endswith(SIDE_FILES) and self._databases.match(path[: path.rindex("-")])
 
-    def _found(self, path: str, name: os.DirEntry[str], directory: int) -> Found | None:
-        about = name.stat(follow_symlinks=False)
+    def _found(self, path: str, about: os.stat_result, directory: int) -> Found | None:
         if stat.S_ISDIR(about.st_mode):
             return Found(DIRECTORY, about)
         if stat.S_ISREG(about.st_mode):
-            return Found(DATABASE if self._databases.match(path) else FILE, about)
+            return Found(DATABASE if self._databases and self._databases.match(path) else FILE, about)
         if not stat.S_ISLNK(about.st_mode):
             self._skip(path, "is a socket, a fifo or a device")
             return None
-        target = os.readlink(name.name, dir_fd=directory)
+        target = os.readlink(path[path.rfind("/") + 1 :], dir_fd=directory)
         if why := leads_out(path, target):
             self._skip(path, why)
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from replicator.archive.difference import differences
+from replicator.format.manifest import DIRECTORY, FILE, LINK, Entry, manifest_pieces
 
 
 def told(before: list[Any], after: list[Any]) -> list[tuple[str, str]]:
@@ -39,3 +40,21 @@ def test_of_bytes_the_size_and_the_digest_are_told() -> None:
     [difference] = differences([b"one"], [b"o", b"ther"])
     assert difference.to_dict()["before"]["bytes"] == 3
     assert difference.to_dict()["after"]["bytes"] == 5
+
+
+def test_of_a_directory_the_paths_are_told() -> None:
+    def pieces(*entries: Entry) -> list[bytes]:
+        return [*manifest_pieces(entries), b"content"]
+
+    before = pieces(Entry(FILE, "a", 0o644, 7, "0" * 40), Entry(DIRECTORY, "d", 0o755), Entry(LINK, "l", target="a"))
+    after = pieces(
+        Entry(FILE, "a", 0o644, 7, "1" * 40), Entry(LINK, "l", target="\udcff"), Entry(FILE, "new", 0, 0, "0" * 40)
+    )
+    assert told(before, after) == [("a", "changed"), ("d", "removed"), ("l", "changed"), ("new", "added")]
+    assert [each.to_dict()["before"] for each in differences(before, after)] == [
+        {"mode": "644", "bytes": 7, "digest": "0" * 40},
+        {"mode": "755"},
+        {"link": "a"},
+        None,
+    ]
+    assert told(before, before) == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.state.directory.manifest import (
+from replicator.format.manifest import (
     DATABASE,
     DIRECTORY,
     FILE,

@@ -20,6 +20,7 @@ the directory, too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import zlib
@@ -31,15 +32,21 @@ __all__ = [
     "DIRECTORY",
     "FILE",
     "LINK",
+    "PIECE_BYTES",
     "RESERVED",
     "BadManifest",
     "Content",
     "Entry",
+    "bad_path",
+    "content_hash",
+    "contents_in",
     "contents_of",
     "in_order",
+    "is_directory",
     "kept_mode",
     "leads_out",
     "manifest_pieces",
+    "read_entry",
     "read_manifest",
 ]
 
@@ -58,7 +65,10 @@ _PIECE_BYTES = 256 * 1024
 #: What is replicated of a mode: no file becomes one that runs as somebody else because the log says so.
 _FILE_MODE, _DIRECTORY_MODE = 0o777, 0o777 | stat.S_ISVTX | stat.S_ISGID
 
-_DIGEST_CHARACTERS = 40
+#: A content is cut into pieces of this size.
+PIECE_BYTES = 1024 * 1024
+
+_DIGEST_BYTES = 20
 
 
 class BadManifest(Exception):
@@ -101,6 +111,11 @@ class Content(NamedTuple):
 
     digest: str
     size: int
+
+
+def content_hash() -> hashlib.blake2b:
+    """One for which nobody makes two contents: one of them would take the place of the other."""
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
 
 
 def kept_mode(kind: str, mode: int) -> int:
@@ -147,7 +162,7 @@ def read_manifest(pieces: Iterator[bytes]) -> list[Entry]:
     if next(lines, b"") + b"\n" != _HEAD:
         raise BadManifest("it is no directory, or one in a format that is not known here: update replicator")
     for line in lines:
-        entry = _entry(line)
+        entry = read_entry(line)
         if entries and in_order(entry.path) <= in_order(entries[-1].path):
             raise BadManifest(f"{entry.path!a} is out of order, or there twice")
         above = entry.path.rpartition("/")[0]
@@ -160,6 +175,11 @@ def read_manifest(pieces: Iterator[bytes]) -> list[Entry]:
     return entries
 
 
+def is_directory(first: object) -> bool:
+    """Whether a snapshot with this piece at its front is that of a directory."""
+    return isinstance(first, bytes) and first.startswith(_HEAD)
+
+
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         if not isinstance(piece, bytes):
@@ -170,7 +190,32 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
     raise BadManifest("it has no end")
 
 
-def _entry(line: bytes) -> Entry:
+def contents_in(pieces: Iterator[Any], entries: Iterable[Entry]) -> Iterator[tuple[Content, Iterator[bytes]]]:
+    """What comes after the manifest of these entries: each content, and its pieces, which the caller draws or leaves.
+
+    Raises `BadManifest` if it does not fit. What is in a content is not looked at.
+    """
+    for content in contents_of(entries):
+        mine = _next_content(pieces, content.size)
+        yield content, mine
+        for _ in mine:
+            pass
+    for _ in pieces:
+        raise BadManifest("there is more than it says")
+
+
+def _next_content(pieces: Iterator[Any], size: int) -> Iterator[bytes]:
+    left = size
+    while left:
+        piece = next(pieces, None)
+        if not isinstance(piece, bytes) or not 0 < len(piece) <= left:
+            raise BadManifest("what comes after it does not fit it")
+        left -= len(piece)
+        yield piece
+
+
+def read_entry(line: bytes) -> Entry:
+    """One line of a manifest. What it is in is not looked at. Raises `BadManifest`."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -196,7 +241,7 @@ def _is_mode(mode: int, known: int) -> bool:
 
 
 def _is_digest(text: str) -> bool:
-    return len(text) == _DIGEST_CHARACTERS and not set(text) - set("0123456789abcdef")
+    return len(text) == 2 * _DIGEST_BYTES and not set(text) - set("0123456789abcdef")
 
 
 def bad_path(path: str) -> str:
