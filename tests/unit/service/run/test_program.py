@@ -22,12 +22,15 @@ from replicator.service.run import RunOptions, RunProgram, program
 from replicator.service.run.keeper import ControlGroup
 from replicator.service.sidecar import Sidecar
 from tests.support.beacon import beacon, signs
-from tests.support.kv import LEASE_S, PATIENCE_S, Group, eventually, in_thread
+from tests.support.kv import PATIENCE_S, Group, eventually, in_thread
 from tests.support.needs import needs
 from tests.support.role_commands import hands_over
 
 #: Nobody's patience is so long, and no machine so busy: such a lease is not lost.
 LONG_LEASE_S = 10 * PATIENCE_S
+
+#: The product's own. For what has to come about within one, or takes that long.
+LEASE_S = 5.0
 
 #: For what has to wait until one is over. A busy machine may cost a node this one, which then leads on a moment later.
 SHORT_LEASE_S = 2.0
