@@ -86,6 +86,8 @@ class TestTheWatchdog:
             return "has not returned for 0.05 s" in str(problems)
 
         eventually(has_hung, "it is not content")
+        eventually(lambda: asked, "its thread has begun")
+        vitals.look()
         assert asked == [True], "it is asked once at a time"
         go_on.set()
 
