@@ -181,7 +181,7 @@ class TestTheWatchdog:
         b = group.node("b", watchdog=lambda: "never", **OPTIONS)
         c = group.node("c", **OPTIONS)
         in_step(a, b, c)
-        eventually(lambda: group.server.look().heartbeats["b"].stalled)
+        eventually(lambda: "b" in (told := group.server.look().heartbeats) and told["b"].stalled)
         group.crash(a)
         group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
