@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from ..errors import ReplicatorError
-from ..format.ids import ZERO_ID
+from ..format.ids import ZERO_ID, RecordId
 from ..protocol.node_state import NodeState
 from .background_task import Aside
 from .commit_queue import CommitQueue
@@ -36,10 +36,14 @@ class MarkerSchedule:
             return
         view, now = node_state.view, time.monotonic()
         if self._term != view.term:
-            self._term, self._since, self._changed = view.term, now, view.changed
-        elif view.changed != self._changed and now - self._since >= self._every_s and not self._aside.runs:
+            # What it has written in this term before this beat is to be marked as well.
+            before = view.changed if view.changed.term != view.term else ZERO_ID
+            self._term, self._since, self._changed = view.term, now, before
+        elif self._is_due(view.changed, now) and self._aside.begin(self._mark):
             self._since, self._changed = now, view.changed
-            self._aside.begin(self._mark)
+
+    def _is_due(self, changed: RecordId, now: float) -> bool:
+        return changed != self._changed and now - self._since >= self._every_s and not self._aside.runs
 
     def _mark(self) -> None:
         with suppress(ReplicatorError):  # whatever is in the way of writing is told by those who write

@@ -403,6 +403,8 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         running = self._serving("promote()")
         deadline = time.monotonic() + timeout_s
         ha_loop = running.ha_loop
+        # Just after the start: the rest of the time is for the promotion.
+        self._setup.vitals.wait_for_answer(timeout_s / 2)
 
         def look() -> GroupView:
             seen = ha_loop.observer.sight_by(deadline).look

@@ -17,7 +17,7 @@ from ..runtime.log_once import Lasting, LogOnce
 from .problem_events import event_of
 from .speaker import Outage
 
-__all__ = ["SNAPSHOT", "THREADS", "UNHEALTHY", "CannotLead", "Problems", "Unhealthy"]
+__all__ = ["SNAPSHOT", "THREADS", "UNHEALTHY", "CannotLead", "Problems", "Unanswered", "Unhealthy"]
 
 logger = EventLogger(__name__)
 
@@ -34,6 +34,7 @@ UNHEALTHY = "vitals"
 
 _CANNOT_LEAD = Lasting("lead.blocked", "lead.free", "nothing is in the way of leading any more", logging.ERROR)
 _UNHEALTHY = Lasting("app.unhealthy", "app.healthy", "the application is well again", logging.ERROR)
+_UNANSWERED = Lasting("app.unanswered", "app.answered", "the watchdog has answered", logging.INFO)
 
 
 class CannotLead(ReplicatorError):
@@ -42,6 +43,10 @@ class CannotLead(ReplicatorError):
 
 class Unhealthy(ReplicatorError):
     """it does not lead, and lets others take over: {problem}"""
+
+
+class Unanswered(Unhealthy):
+    """it does not lead so far: its watchdog has not answered yet"""
 
 
 class Problems:
@@ -138,6 +143,8 @@ def _nothing() -> None:
 def _event_of(problem: ReplicatorError) -> Lasting:
     if isinstance(problem, CannotLead):
         return _CANNOT_LEAD
+    if isinstance(problem, Unanswered):
+        return _UNANSWERED
     return _UNHEALTHY if isinstance(problem, Unhealthy) else event_of(problem)
 
 

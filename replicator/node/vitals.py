@@ -8,8 +8,10 @@ A node has threads of its own, so it would renew its lease for an application th
 - *The watchdog*, a function of the application, has to be content. It is asked on a thread of its own, once at a time;
   one that does not return for longer than `limit_s` is not content either.
 
-Nothing here waits for either of them. What is wrong is a problem of the node (`UNHEALTHY`): while there is one it does
-not renew its lease, and does not take the term (`lease_keeper.py`, `ha_loop.py`).
+No look waits for either of them, but for a moment for the first answer of the watchdog: before that nobody knows, and
+the node does not lead. Who promotes it waits for that answer (`wait_for_answer`). What is wrong is a problem of the
+node (`UNHEALTHY`): while there is one it does not renew its lease, and does not take the term (`lease_keeper.py`,
+`ha_loop.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from types import CoroutineType
 from ..errors import ConfigError
 from ..runtime.hanging_calls import Aside, Question
 from ..runtime.reentrancy import READING, Inside
-from .problems import UNHEALTHY, Problems, Unhealthy
+from .problems import UNHEALTHY, Problems, Unanswered, Unhealthy
 
 __all__ = ["Vitals", "Watchdog", "check_watchdog"]
 
@@ -57,13 +59,24 @@ class Vitals:
     def look(self) -> None:
         """Once a beat."""
         with self._looking:
-            why = self._loop.problem() if self._loop is not None else ""
+            why: str | None = self._loop.problem() if self._loop is not None else ""
             why = why or (self._watchdog.problem() if self._watchdog is not None else "")
-        if why:
-            if str(self._problems.get(UNHEALTHY)) != str(problem := Unhealthy(problem=why)):
-                self._problems.report(UNHEALTHY, problem)
-        else:
-            self._problems.solved(UNHEALTHY)
+            # Still under the lock: what an older look found must not outlive what a newer one did.
+            if why is None:
+                self._report(Unanswered())
+            elif why:
+                self._report(Unhealthy(problem=why))
+            else:
+                self._problems.solved(UNHEALTHY)
+
+    def wait_for_answer(self, timeout_s: float) -> None:
+        """Return once the watchdog has answered for the first time, or after that time. Then it is looked at."""
+        if self._watchdog is not None and self._watchdog.answers_first(timeout_s):
+            self.look()
+
+    def _report(self, problem: Unhealthy) -> None:
+        if str(self._problems.get(UNHEALTHY)) != str(problem):
+            self._problems.report(UNHEALTHY, problem)
 
 
 class _Silence:
@@ -146,12 +159,13 @@ class _WatchdogAnswers:
         self._aside: Aside[object] = Aside("watchdog", most=1)
         self._asked: Question[object] | None = None
         self._silence = _Silence(limit_s)
-        #: By its last answer; before the first one, nobody knows.
-        self._why = "its watchdog has not answered yet"
+        #: By its last answer; None: there was none yet, and nobody knows.
+        self._why: str | None = None
 
-    def problem(self) -> str:
+    def problem(self) -> str | None:
+        """Why it is not content; empty: it is. None: it has not answered yet."""
         if self._asked is None:
-            self._asked = self._aside.ask("watchdog", self._watchdog)
+            self._asked, self._silence = self._aside.ask("watchdog", self._watchdog), _Silence(self._limit_s)
             self._asked.wait(FIRST_ANSWER_S)
         if self._asked.done:
             self._why = _why_not(self._asked)
@@ -160,6 +174,11 @@ class _WatchdogAnswers:
         elif self._silence.is_too_long():
             self._why = f"its watchdog has not returned for {self._limit_s:.3g} s"
         return self._why
+
+    def answers_first(self, timeout_s: float) -> bool:
+        """Wait for its first answer, if that is still to come; whether it was, and has come."""
+        asked = self._asked
+        return self._why is None and asked is not None and asked.wait(min(timeout_s, self._limit_s))
 
 
 def _why_not(asked: Question[object]) -> str:

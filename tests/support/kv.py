@@ -217,9 +217,11 @@ class Group:
     def node(
         self, name: str, *, state: Any = None, log: Log | None = None, data_dir: Path | None = None, **options: Any
     ) -> Node:
-        """A node that was started."""
+        """A node that was started, and has reported, or says what is in its way."""
         node = self.new_node(name, state=state, log=log, data_dir=data_dir, **options)
         node.start()
+        reporter = node._running.ha_loop.reporter
+        eventually(lambda: reporter.has_beaten or node.problem or node.failed, "its first heartbeat")
         return node
 
     def new_node(

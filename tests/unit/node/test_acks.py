@@ -299,6 +299,15 @@ class TestRedis:
         waiter.wait("replicated:1", id_=waiter.node.position.id)
         assert [call["term"] for call in waiter.log.asked] == [1, 2]
 
+    def test_what_it_said_in_a_later_term_says_nothing_of_an_earlier_one(self, waiter: Waiter) -> None:
+        """The history of that one may lack what is waited for."""
+        waiter.node.promote(timeout_s=PATIENCE_S)
+        waiter.node.submit(push("y"))
+        waiter.wait("replicated:1", id_=waiter.node.position.id)
+        waiter.log.answer = lambda: Confirmation(Reply(Code.FENCED, term=2), 0)
+        waiter.is_not_yet("replicated:1")
+        assert [call["term"] for call in waiter.log.asked] == [2, 1]
+
     def test_one_confirmation_serves_all_who_wait(self, waiter: Waiter) -> None:
         for i in range(20):
             waiter.node.submit(push(i))

@@ -90,6 +90,8 @@ class TestLife:
                 task.cancel()
                 await asyncio.sleep(0.01)
             assert not task.done(), "the start is still under way"
+            while not a._setup.stopping.is_set():
+                await asyncio.sleep(0.005)
             go_on.set()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -372,6 +372,7 @@ class TestLease:
         # then others need not wait for the end of a lease
         assert group.log().look().lease_ms is None
         a._running.ha_loop.keep()
+        a._running.ha_loop.hold()
         assert group.log().look().lease_ms is None
 
     @pytest.mark.parametrize("code", [Code.FENCED, Code.LOST])

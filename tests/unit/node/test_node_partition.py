@@ -113,6 +113,8 @@ def test_nodes_that_are_forgotten_are_waited_for_no_more(group: Group) -> None:
     with pytest.raises(ConfigError, match="no node z"):
         ops.forget(split.log, "z", by="ann")
     eventually(lambda: not split.new.look().heartbeats["a"].alive, "a is silent")
+    eventually(lambda: beats(split.c) > election.BEATS_WITHOUT_MAJORITY + 3, "many beats")
+    assert split.c.role == "standby", "it waits for two"
     ops.forget(split.log, "a", by="ann")
     split.c.wait(role="primary", timeout_s=PATIENCE_S)
     assert list(split.new.look().heartbeats) == ["b", "c"]
@@ -129,12 +131,23 @@ def test_who_has_reported_to_another_redis_acknowledges_nothing_more_of_the_one_
         a._running.acks.wait(a._ack, id_, PATIENCE_S)
 
 
-def test_a_change_is_acknowledged_only_when_it_is_on_the_primarys_own_disk_too(group: Group) -> None:
+def test_a_change_is_acknowledged_only_when_it_is_on_the_primarys_own_disk_too(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So N + 1 disks have it, and N nodes may be missing."""
     a, b = group.primary("a", ack="applied:1"), group.node("b")
     in_step(a, b)
     a.submit(push("x"), timeout_s=PATIENCE_S)
     assert a._running.replica.synced_upto == a.position.id
+    # given a disk that has nothing of the next one, which the standby has
+    with monkeypatch.context() as full:
+        full.setattr(a._running.replica, "flush", lambda: None)
+        id_, _ = a._running.primary.commits.submit(_encoded("y"), timeout_s=PATIENCE_S, term=None, wants_acks=1)
+        acks = a._running.acks
+        eventually(lambda: acks._nodes_with(id_) == 1, "b has said so")
+        with pytest.raises(NotAcknowledged, match=r"1 of 1 standby .* own disk does not have it yet"):
+            acks.wait(a._ack, id_, 0.0)
+    acks.wait(a._ack, id_, PATIENCE_S)
 
 
 def test_a_node_that_stops_in_order_is_not_waited_for(group: Group) -> None:

@@ -100,6 +100,7 @@ def test_a_node_that_is_away_counts_for_an_hour(group: Group) -> None:
     b.stop()
     with pytest.raises(VersionRefused, match="forget"):
         finalize(group)
+    eventually(lambda: not group.server.look().heartbeats["b"].alive)
     ops.forget(group.log(), "b", by="ann")
     assert finalize(group).version == 2
     assert a.version == 2

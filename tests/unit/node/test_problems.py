@@ -18,7 +18,7 @@ from replicator.errors import (
     StateInUse,
     UpgradeNeeded,
 )
-from replicator.node.problems import Problems, Unhealthy
+from replicator.node.problems import Problems, Unanswered, Unhealthy
 
 
 def away(problem: str) -> LogUnavailable:
@@ -123,6 +123,7 @@ def test_one_problem_that_several_met_is_told_once() -> None:
         (away("refused"), "redis.unavailable", "WARNING", "redis.back", "Redis is back"),
         (LogUnavailable.refuses("url", "NOAUTH"), "redis.refuses", "ERROR", "redis.accepts", "Redis does what it is"),
         (Unhealthy(problem="x"), "app.unhealthy", "ERROR", "app.healthy", "the application is well again"),
+        (Unanswered(), "app.unanswered", "INFO", "app.answered", "the watchdog has answered"),
         (
             UpgradeNeeded(id="1-2", version=2, reads="1"),
             "version.unreadable",

@@ -31,14 +31,6 @@ from tests.support.kv import (
 OPTIONS: dict[str, Any] = {"beat_every_s": BEAT_S, "auto_promote": True}
 
 
-def is_well_and_leads(group: Group, watchdog: Callable[[], object], **options: Any) -> Any:
-    """A node that leads. Before its watchdog has answered once, it could not."""
-    a = group.node("a", watchdog=watchdog, **options)
-    eventually(lambda: not a.problem, "the first answer")
-    a.promote(timeout_s=PATIENCE_S)
-    return a
-
-
 def why(watchdog: Callable[[], object]) -> str:
     """What a node says of such a watchdog."""
     problems = Problems()
@@ -94,6 +86,8 @@ class TestTheWatchdog:
             return "has not returned for 0.05 s" in str(problems)
 
         eventually(has_hung, "it is not content")
+        eventually(lambda: asked, "its thread has begun")
+        vitals.look()
         assert asked == [True], "it is asked once at a time"
         go_on.set()
 
@@ -103,9 +97,42 @@ class TestTheWatchdog:
 
         eventually(is_well, "it is content")
 
+    def test_before_its_first_answer_a_node_does_not_lead_and_who_promotes_it_waits(
+        self, group: Group, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        answers = threading.Event()
+        # given one that takes its time, and a beat that comes late
+        a = group.node("a", watchdog=lambda: answers.wait(PATIENCE_S), lease_s=3 * PATIENCE_S, beat_every_s=PATIENCE_S)
+        assert a.problem == "it does not lead so far: its watchdog has not answered yet"
+        assert a.unready is not None
+        assert a.unready.code == "unhealthy"
+        # when it is promoted
+        promoted = in_thread(lambda: a.promote(timeout_s=2 * PATIENCE_S), patience_s=2 * PATIENCE_S)
+        time.sleep(0.05)
+        assert group.server.look().term == 0
+        answers.set()
+        # then it leads at once, and that it took so long is no error
+        assert promoted() == 1
+        assert a.problem == ""
+        events = [vars(record)["event"] for record in caplog.records if "event" in vars(record)]
+        assert "app.unhealthy" not in events
+
+    def test_a_first_answer_that_is_no_is_why_a_promotion_is_refused(self, group: Group) -> None:
+        a = group.node("a", watchdog=lambda: time.sleep(0.3) or "the GPU fell off", beat_every_s=BEAT_S)
+        with pytest.raises(PromotionRefused, match="the GPU fell off"):
+            a.promote(timeout_s=PATIENCE_S)
+
+    def test_one_that_never_answers_is_waited_for_no_longer_than_it_may_be_silent(self, group: Group) -> None:
+        go_on = threading.Event()
+        a = group.node("a", watchdog=lambda: go_on.wait(3 * PATIENCE_S), watchdog_s=0.2, beat_every_s=BEAT_S)
+        promoted = in_thread(lambda: a.promote(timeout_s=1000 * PATIENCE_S))
+        with pytest.raises(PromotionRefused, match="its watchdog has not"):
+            promoted()
+        go_on.set()
+
     def test_a_primary_that_it_is_not_content_with_is_replaced_and_goes_on_as_a_standby(self, group: Group) -> None:
         unwell: list[str] = []
-        a = is_well_and_leads(group, lambda: "".join(unwell), **OPTIONS)
+        a = group.primary("a", watchdog=lambda: "".join(unwell), **OPTIONS)
         b = group.node("b", **OPTIONS)
         submitted(a, push("x"))
         in_step(a, b)
@@ -134,7 +161,7 @@ class TestTheWatchdog:
 
     def test_if_nobody_takes_over_it_leads_again_in_the_same_term(self, group: Group) -> None:
         unwell: list[str] = []
-        a = is_well_and_leads(group, lambda: "".join(unwell), beat_every_s=BEAT_S)
+        a = group.primary("a", watchdog=lambda: "".join(unwell), beat_every_s=BEAT_S)
         unwell.append("not now")
         eventually(lambda: not a.leads and "not now" in a.problem)
         assert a.unready is not None
@@ -154,7 +181,7 @@ class TestTheWatchdog:
         b = group.node("b", watchdog=lambda: "never", **OPTIONS)
         c = group.node("c", **OPTIONS)
         in_step(a, b, c)
-        eventually(lambda: group.server.look().heartbeats["b"].stalled)
+        eventually(lambda: "b" in (told := group.server.look().heartbeats) and told["b"].stalled)
         group.crash(a)
         group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
