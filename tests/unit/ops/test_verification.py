@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from replicator import ChangeRejected, NotPrimary, RecordId, ops
-from replicator.ops import verification
+from replicator.ops import common, verification
 from replicator.protocol.heartbeat import Heartbeat
 from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, in_thread, push
 from tests.support.nodes import reported
@@ -66,7 +66,8 @@ class TestVerify:
         group.server.beat(Heartbeat("b", "1", run="run-1", every_ms=60_000))
         over_s = 0.0
         # given that the time is over once the others have reported
-        monkeypatch.setattr(verification, "time", SimpleNamespace(monotonic=lambda: over_s, sleep=time.sleep))
+        for module in (verification, common):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: over_s, sleep=time.sleep))
 
         def told(step: str) -> None:
             nonlocal over_s
