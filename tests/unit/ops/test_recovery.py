@@ -10,7 +10,7 @@ import pytest
 
 from replicator import PromotionRefused, RecordId, ops
 from replicator.format.ids import ERA
-from replicator.ops import promotion, recovery
+from replicator.ops import common, promotion, recovery
 from replicator.protocol import election
 from replicator.protocol.group import Claim, Head, Reply
 from tests.support.paper import Paper
@@ -171,7 +171,7 @@ def test_the_nodes_get_the_time_of_two_heartbeats_before_one_is_chosen(
 
     waited: list[float] = []
     # No time passes but what is waited.
-    for module in (recovery, promotion):
+    for module in (recovery, promotion, common):
         monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: sum(waited)))
     with pytest.raises(TimeoutError, match="late has term"):
         ops.recover(paper.log, by="ann", timeout_s=0.0)
