@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -204,12 +204,15 @@ def _divergent_tail_of_a_paused_primary(script: Script) -> None:
 def _primary_that_knows_no_better(script: Script) -> None:
     script.lead("a")
     script.has("b", script.write("a").index + 1)
-    with script.cut_off("a"):
-        roll_back = script.redis.roll_back()
-        script.write(script.another_leads_than("a"))
-        script.saved()
-        roll_back()
-    script.try_to_write("a", 2.0)
+    with ExitStack() as others:
+        with script.cut_off("a"):
+            roll_back = script.redis.roll_back()
+            script.write(script.another_leads_than("a"))
+            script.saved()
+            # The others come back after it: on a busy machine they would be there first, and the story another one.
+            others.enter_context(script.cut_off("b", "c"))
+            roll_back()
+        script.try_to_write("a", 2.0)
 
 
 def _standby_without_redis(script: Script) -> None:
