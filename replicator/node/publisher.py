@@ -108,7 +108,7 @@ class Publisher:
 
     @property
     def snapshot_is_due(self) -> bool:
-        """Whether the log needs another one (`protocol/snapshot_due.py`), by what is on this node's disk."""
+        """Whether the log needs another one (`protocol/snapshot_due.py`), by what this node saved, or is to."""
         replica = self._replica
         return snapshot_is_due(
             replica.saved.changes_bytes,

@@ -32,12 +32,14 @@ PATIENCE_S = 1.0
 
 
 class _Weight:
-    """Of steps. `changes`: as they weigh in the log; `memory`: of all records, as long as they wait."""
+    """Of steps. `changes`: as they weigh in the log; `memory`: of all records, as long as they wait. `snapshots`: how
+    many became complete.
+    """
 
-    __slots__ = ("changes", "memory")
+    __slots__ = ("changes", "memory", "snapshots")
 
     def __init__(self) -> None:
-        self.changes = self.memory = 0
+        self.changes = self.memory = self.snapshots = 0
 
     def add(self, record: Record) -> None:
         weighs = len(record.header)
@@ -46,7 +48,17 @@ class _Weight:
             self.changes += weighs
         elif isinstance(record, PartRecord):
             weighs += len(record.body)
+            self.snapshots += record.is_last
         self.memory += weighs + STEP_BYTES
+
+
+class _Sent:
+    """The newest snapshot whose parts waited: its bytes, and those of the changes that had been added before it."""
+
+    __slots__ = ("before", "size")
+
+    def __init__(self, before: int) -> None:
+        self.size, self.before = 0, before
 
 
 class SaveQueue:
@@ -65,11 +77,22 @@ class SaveQueue:
         # Of all that ever waited, and of what of that is saved: two, because each is moved under a lock of its own.
         self._added = _Weight()
         self._saved = _Weight()
+        # The one that passes by, and the newest that is complete.
+        self._passing = self._complete = _Sent(0)
 
     def add(self, step: Step) -> None:
         """To be saved a little later. The caller holds the lock of the state."""
+        if isinstance(step.record, PartRecord):
+            self._weigh(step.record)
         self._unsaved.append(step)
         self._added.add(step.record)
+
+    def _weigh(self, part: PartRecord) -> None:
+        if part.part == 0:
+            self._passing = _Sent(self._added.changes)
+        self._passing.size += len(part.body)
+        if part.is_last:
+            self._complete = self._passing
 
     def save(self, steps: Sequence[Step], *, synced: bool = True) -> None:
         """Save what waits, and these after it."""
@@ -143,17 +166,24 @@ class SaveQueue:
     @property
     def snapshot_bytes(self) -> int:
         """The compressed bytes of the newest snapshot; 0: there is none."""
-        return self.checkpoint.payload_bytes
+        return self._complete.size if self._snapshot_waits else self.checkpoint.payload_bytes
 
     @property
     def changes_bytes(self) -> int:
         """The bytes of the changes since, as they weigh in the log: headers and bodies."""
+        if self._snapshot_waits:
+            return self._added.changes - self._complete.before
         return self.checkpoint.changes_bytes + self._unsaved_changes
 
     @property
     def kept_bytes(self) -> int:
         """The same of all changes that the log has, as far as this node knows."""
         return self.checkpoint.kept_bytes + self._unsaved_changes
+
+    @property
+    def _snapshot_waits(self) -> bool:
+        """Whether a complete one is not on the disk yet, which weighs the changes by the one before it."""
+        return self._added.snapshots != self._saved.snapshots
 
     @property
     def _unsaved_changes(self) -> int:

@@ -17,7 +17,7 @@ from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.support.fake_clock import LIBRARIES, environment, set_clock
-from tests.support.kv import KV, PATIENCE_S, after_beats, eventually, in_step, push, pushed
+from tests.support.kv import KV, PATIENCE_S, after_beats, eventually, in_step, push, pushed, submitted
 from tests.support.needs import needs
 
 LEASE_S = 3.0
@@ -71,7 +71,7 @@ class Nodes:
         self.a = self.start("a", proxy.url)
         self.a.promote(timeout_s=PATIENCE_S)
         self.b = self.start("b", clocked.server.url)
-        self.a.submit(push("x"))
+        submitted(self.a, push("x"))
         in_step(self.a, self.b)
 
     def start(self, name: str, url: str, directory: str = "") -> Node:
@@ -100,7 +100,7 @@ def test_set_back_a_primary_that_is_gone_is_followed(clocked: Clocked, nodes: No
     nodes.cut_off()
     clocked.set(-HOUR_S)
     nodes.b.wait(role="primary", timeout_s=PATIENCE_S)
-    nodes.b.submit(push("y"))
+    submitted(nodes.b, push("y"))
     assert pushed(nodes.b) == ["x", "y"]
 
 
@@ -108,7 +108,7 @@ def test_set_back_a_primary_that_lives_keeps_the_term_and_nobody_is_dead(clocked
     clocked.set(-HOUR_S)
     after_beats(4, nodes.a, nodes.b)
     assert (nodes.a.role, nodes.a.term, nodes.b.role) == ("primary", 1, "standby")
-    nodes.a.submit(push("y"))
+    submitted(nodes.a, push("y"))
     with nodes.b.reading(fresh=True, timeout_s=PATIENCE_S) as state:
         assert list(state.pushed) == ["x", "y"]
     look = clocked.look()
@@ -136,6 +136,6 @@ def test_set_forward_the_group_goes_on(clocked: Clocked, nodes: Nodes) -> None:
     eventually(lambda: [node.role for node in (nodes.a, nodes.b)].count("primary") == 1)
     leader = nodes.a if nodes.a.role == "primary" else nodes.b
     eventually(lambda: leader.lease_ms is not None)
-    leader.submit(push("y"))
+    submitted(leader, push("y"))
     in_step(nodes.a, nodes.b)
     assert pushed(nodes.a) == pushed(nodes.b) == ["x", "y"]

@@ -19,7 +19,7 @@ from replicator.log.scripts import SCRIPTS, load_scripts
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer
 from tests.conftest import RedisFactory
-from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
+from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put, submitted
 from tests.support.opaque import Text
 
 #: What the callers give. A third of the lease is many times as long, and a caller who keeps Redis' time and not its
@@ -75,6 +75,17 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     yield nodes
     for node in nodes.started:
         node.stop()
+
+
+class Checking(KV):
+    """Tells of a change that is about to be sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+
+    def check(self, change: Any) -> None:
+        self.asked.set()
 
 
 class Full:
@@ -224,9 +235,11 @@ def test_the_tools_keep_their_time(hang: Any, proxy: Proxy, nodes: Nodes) -> Non
 
 @each_hang
 def test_a_node_ends_although_everything_hangs(hang: Any, proxy: Proxy, nodes: Nodes) -> None:
-    a = nodes.primary("a", proxy.url)
+    state = Checking()
+    a = nodes.primary("a", proxy.url, state=state)
     with hang(proxy):
         writing = in_thread(lambda: time_of(lambda: a.submit(push("x"), timeout_s=PATIENCE_S)))
+        assert state.asked.wait(PATIENCE_S), "the write is under way"
         began = time.monotonic()
         a.stop()
         assert time.monotonic() - began < 2 * LEASE_S
@@ -250,10 +263,13 @@ def test_what_has_no_answer_is_settled_before_anything_else_is_written(proxy: Pr
 
 
 def test_who_has_more_time_is_not_told_when_that_of_another_one_is_over(proxy: Proxy, nodes: Nodes) -> None:
-    a = nodes.primary("a", proxy.url)
+    state = Checking()
+    a = nodes.primary("a", proxy.url, state=state)
     a.submit(push("before"))
     proxy.stall("replies")
+    state.asked.clear()
     hasty = in_thread(lambda: time_of(lambda: a.submit(push("hasty"), timeout_s=SENT_S)))
+    assert state.asked.wait(PATIENCE_S), "it is sent, and the others wait behind it"
     patient = [in_thread(lambda number=number: a.submit(push(number), timeout_s=PATIENCE_S)) for number in range(5)] + [
         in_thread(lambda: asyncio.run(a.asubmit(push("task"), timeout_s=PATIENCE_S)))
     ]
@@ -348,7 +364,7 @@ def test_a_renewal_that_hangs_is_made_again_on_another_connection(proxy: Proxy, 
 
 def test_a_fresh_read_whose_question_got_lost_asks_again(proxy: Proxy, nodes: Nodes) -> None:
     a = nodes.primary("a", proxy.url, lease_s=3.0)
-    a.submit(push("before"))
+    submitted(a, push("before"))
     lost = proxy.lose_flow(matching=sha_of("look"))
     while not lost.is_set():
         with a.reading(fresh=True, timeout_s=PATIENCE_S) as state:
@@ -388,7 +404,7 @@ def test_the_nodes_of_a_host_hold_their_leases_whatever_their_keepers_wait_for(p
 def test_a_silent_name_server_does_not_cost_what_is_known(
     proxy: Proxy, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = nodes.primary("a", f"redis://localhost:{proxy.port}/0", lease_s=3)
+    a = nodes.primary("a", f"redis://localhost:{proxy.port}/0", lease_s=2 * STEADY_S)
     a.submit(put("k", 1))
     speaks = threading.Event()
     resolve = socket.getaddrinfo
@@ -403,7 +419,7 @@ def test_a_silent_name_server_does_not_cost_what_is_known(
         with Watch(a):
             proxy.cut()
             eventually(lambda: a.submit(put("k", 2), timeout_s=PATIENCE_S) is not None)
-            time.sleep(4)
+            time.sleep(2.5 * STEADY_S)
         unknown = RedisLog("redis://no-such-name.invalid:6379/0", "g", timeout_s=TIMEOUT_S)
         assert time_of(unknown.look) < TIMEOUT_S + LATE_S
         unknown.close()

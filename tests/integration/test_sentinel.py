@@ -70,8 +70,10 @@ def test_a_master_that_was_paused_is_left_with_the_next_look_after_it_was_replac
     old.pause()
     new = topology.wait_for_failover()
     old.resume()
+    opened = log._read._opened
+    assert opened is not None
     reading = in_thread(lambda: log.read(author.position.id, block_ms=round(PATIENCE_S * 1000)))
-    time.sleep(0.05)
+    eventually(lambda: not opened.wire.is_open, "the read was sent")
     started = time.monotonic()
 
     def leaves() -> bool:

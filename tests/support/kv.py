@@ -98,13 +98,16 @@ def document(node: Node) -> list[Any]:
 
 
 def submitted(node: Node, change: Any) -> Any:
-    """Submit it, again and again while a busy machine costs the node its short lease: nothing was written then."""
+    """Submit it, again and again while a busy machine costs the node its short lease, or the time for a connection,
+    which is a share of that: nothing was written then.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return node.submit(change)
-        except LeaseLost:
-            assert time.monotonic() < deadline
+        except (LeaseLost, LogUnavailable) as error:
+            if isinstance(error, OutcomeUnknown) or time.monotonic() > deadline:
+                raise
             time.sleep(0.01)
 
 

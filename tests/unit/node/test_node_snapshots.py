@@ -46,7 +46,7 @@ from tests.support.kv import (
     pushed,
     put,
 )
-from tests.support.nodes import impatient, large
+from tests.support.nodes import impatient, large, saves_nothing_unasked
 from tests.support.opaque import KIB, Text, pieces
 
 
@@ -195,6 +195,26 @@ class TestSnapshots:
         ):
             a.submit(put("x", "y" * 20_000))
         eventually(lambda: sum(record.kind == "part" for record in log.sent) == 2)
+
+    def test_what_a_snapshot_has_makes_no_other_one_due_although_the_disk_lags(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # given a primary whose disk lags
+        monkeypatch.setattr(snapshot_due, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(snapshot_due, "OVERDUE_BYTES_MIN", 100_000)
+        monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", 1000.0)
+        log = group.faulty_log()
+        a = group.primary("a", log=log, beat_every_s=BEAT_S)
+        a.publish()
+        saves_nothing_unasked(a)
+        for number in (2, 3):
+            # when there are so many changes that no pause counts
+            for i in range(5):
+                a.submit(put("x", f"{i}" * 20_000))
+            # then one snapshot follows, and not another one before there are as many again
+            eventually(lambda number=number: sum(record.kind == "part" for record in log.sent) >= number)
+            after_beats(3, a)
+            assert sum(record.kind == "part" for record in log.sent) == number
 
     def test_a_new_primary_knows_of_no_pause(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
         # given a group whose primary sent one, and then changes that outweigh it
