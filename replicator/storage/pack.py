@@ -88,11 +88,8 @@ class Pack:
                 os.ftruncate(self._file, start)
 
     def _write(self, at: int, piece: bytes) -> None:
-        left = memoryview(piece if self._cloak is None else self._cloak(at, piece))
         try:
-            while left:
-                written = os.pwrite(self._file, left, at)
-                left, at = left[written:], at + written
+            disk.write_at(self._file, piece if self._cloak is None else self._cloak(at, piece), at)
         except OSError as error:
             raise unusable(self.path, error) from error
 
@@ -130,8 +127,7 @@ class Pack:
     def becomes(self, path: Path) -> None:
         """Give it this name. Raises `CheckpointError`."""
         try:
-            path.unlink(missing_ok=True)
-            os.replace(self.path, path)
+            disk.give_name(self.path, path)
         except OSError as error:
             raise unusable(path, error) from error
         self.path = path
