@@ -34,13 +34,15 @@ import xxhash
 from replicator.errors import CorruptRecord
 
 from .manifest import DIRECTORY, PIECE_BYTES, BadManifest, Content, Entry, bad_path, contents_of, in_order, read_entry
+from .pages import MODULUS, as_text
+from .zstd_frame import unpacked
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-__all__ = ["LINES_MAX", "LIST_BYTES_MAX", "MAGIC", "FileChange", "Listing", "as_text"]
+__all__ = ["LINES_MAX", "LIST_BYTES_MAX", "MAGIC", "FileChange", "Listing"]
 
 MAGIC = b"RPD1"
 
@@ -50,20 +52,10 @@ LINES_MAX = 100_000
 
 _HEAD = struct.Struct(">4s16s16sQQII")
 
-_MODULUS = 1 << 128
-
 _GONE = "-"
 
 #: What a piece weighs besides its bytes (`unpacked_size.py`).
 _PIECE_WEIGHS = 256
-
-#: Refuses frames with a larger window, as everywhere.
-_READ_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
-
-
-def as_text(digest: int) -> str:
-    """32 hex digits."""
-    return f"{digest:032x}"
 
 
 # --- what is in a directory -------------------------------------------------------------------------------------------
@@ -139,7 +131,7 @@ class Listing:
 
     def _count(self, entry: Entry, by: int) -> None:
         line = entry.to_json()
-        self._sum = (self._sum + by * xxhash.xxh3_128_intdigest(line)) % _MODULUS
+        self._sum = (self._sum + by * xxhash.xxh3_128_intdigest(line)) % MODULUS
         self.weight += by * (len(line) + _PIECE_WEIGHS)
         above = entry.path.rpartition("/")[0]
         self._inside[above] = self._inside.get(above, 0) + by
@@ -227,7 +219,7 @@ class FileChange(NamedTuple):
         """Raises `CorruptRecord`: it is none, or was damaged, or names what must not be named."""
         head, list_bytes, frame_bytes = cls._head_of(data, id_)
         end = _HEAD.size + frame_bytes
-        listed = _unpacked(memoryview(data)[_HEAD.size : end], list_bytes, id_)
+        listed = unpacked(memoryview(data)[_HEAD.size : end], list_bytes, what="change of files", id_=id_)
         gone: list[str] = []
         entries: list[Entry] = []
         try:
@@ -269,14 +261,3 @@ def _gone(line: bytes) -> str:
     except (ValueError, RecursionError):
         pass
     raise BadManifest(f"{line[:80]!a} names nothing that may be gone")
-
-
-def _unpacked(frame: memoryview, size: int, id_: str) -> bytes:
-    try:
-        unpacker = zstd.ZstdDecompressor(options=_READ_OPTIONS)
-        data = unpacker.decompress(frame, max_length=size + 1)
-    except zstd.ZstdError as error:
-        raise CorruptRecord(id=id_, problem=f"its change of files is not zstd ({error})") from None
-    if len(data) != size or not unpacker.eof or unpacker.unused_data:
-        raise CorruptRecord(id=id_, problem="its change of files is not whole: it was damaged")
-    return data

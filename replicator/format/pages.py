@@ -29,6 +29,8 @@ import xxhash
 
 from replicator.errors import CorruptRecord
 
+from .zstd_frame import unpacked
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -68,9 +70,6 @@ _LOCK_BYTE = 0x40000000
 #: What belongs to a file (sqlite.org/fileformat.html, 1.3), and what stands there instead. The two counters are equal,
 #: or the number of pages in the header would not be believed.
 _OF_THE_FILE = ((18, b"\x01\x01"), (24, bytes(4)), (92, bytes(8)))
-
-#: Refuses frames with a larger window, as everywhere.
-_READ_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 
 
 def is_page_size(size: int) -> bool:
@@ -160,25 +159,14 @@ class PageChange(NamedTuple):
         head, carried = cls._head_of(data, id_)
         page_size, old_count, count = head.page_size, head.old_page_count, head.page_count
         size = carried * (page_size + 4)
-        unpacked = _unpacked(memoryview(data)[_HEAD.size :], size, id_)
-        numbers = struct.unpack_from(f">{carried}I", unpacked)
+        told = unpacked(memoryview(data)[_HEAD.size :], size, what="change of pages", id_=id_)
+        numbers = struct.unpack_from(f">{carried}I", told)
         ascending = all(before < number for before, number in zip((0, *numbers), numbers, strict=False))
         if not ascending or (numbers and numbers[-1] > count):
             raise CorruptRecord(id=id_, problem="its change of pages has numbers that cannot be")
         starts = range(4 * carried, size, page_size)
-        pages = {number: unpacked[at : at + page_size] for number, at in zip(numbers, starts, strict=True)}
+        pages = {number: told[at : at + page_size] for number, at in zip(numbers, starts, strict=True)}
         new = range(old_count + 1, count + 1)
         if len(new) > carried or any(number not in pages for number in new):
             raise CorruptRecord(id=id_, problem="its change of pages lacks pages at the end")
         return head._replace(pages=pages)
-
-
-def _unpacked(frame: memoryview, size: int, id_: str) -> bytes:
-    try:
-        unpacker = zstd.ZstdDecompressor(options=_READ_OPTIONS)
-        data = unpacker.decompress(frame, max_length=size + 1)
-    except zstd.ZstdError as error:
-        raise CorruptRecord(id=id_, problem=f"its change of pages is not zstd ({error})") from None
-    if len(data) != size or not unpacker.eof or unpacker.unused_data:
-        raise CorruptRecord(id=id_, problem="its change of pages is not whole: it was damaged")
-    return data

@@ -20,6 +20,7 @@ __all__ = [
     "PRIVATE_UMASK",
     "create",
     "free_mb",
+    "give_name",
     "make_directory",
     "open_lock",
     "opener",
@@ -29,6 +30,7 @@ __all__ = [
     "sync_descriptor",
     "take_after",
     "write",
+    "write_at",
     "write_private",
 ]
 
@@ -72,6 +74,14 @@ def write(descriptor: int, data: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
+def write_at(descriptor: int, data: bytes, at: int) -> None:
+    """The same from this byte on."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(descriptor, left, at)
+        left, at = left[written:], at + written
+
+
 def sync_descriptor(descriptor: int) -> None:
     """Have it on the disk. Raises `OSError`; then nobody knows what of it is there."""
     if _FULL_SYNC is not None:
@@ -98,6 +108,15 @@ def publish(draft: Path, path: Path) -> None:
     sync(draft)
     os.replace(draft, path)
     sync(path.parent)
+
+
+def give_name(draft: Path, path: Path) -> None:
+    """Give a file of a cache its name: what has it is gone, and a process that is killed in between makes it anew.
+
+    Not over the old one: ext4 writes all of a file that replaces another one at once, and this may be gone in a moment.
+    """
+    path.unlink(missing_ok=True)
+    os.replace(draft, path)
 
 
 def size_of(path: Path) -> int:

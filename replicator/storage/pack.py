@@ -14,6 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, CorruptRecord
@@ -60,6 +61,15 @@ class Pack:
             return
         with self._lock:  # a place is used once, whatever becomes of it (`cloak`)
             start, self._end = self._end, self._end + content.size
+        try:
+            self._draw(content, pieces, start, id_=id_, is_checked=is_checked)
+        except BaseException:
+            self._give_back(start, content.size)
+            raise
+        with self._lock:
+            self._starts[content] = start
+
+    def _draw(self, content: Content, pieces: Iterable[bytes], start: int, *, id_: str, is_checked: bool) -> None:
         digest, size = content_hash(), 0
         for piece in pieces:
             if not is_checked:
@@ -70,15 +80,16 @@ class Pack:
             size += len(piece)
         if size != content.size or (not is_checked and digest.hexdigest() != content.digest):
             raise CorruptRecord(id=id_, problem="a content in it does not fit its digest: it was damaged")
-        with self._lock:
-            self._starts[content] = start
+
+    def _give_back(self, start: int, size: int) -> None:
+        """The room on the disk that a content took which did not come to its end. Its place stays used."""
+        with self._lock, suppress(OSError):
+            if self._end == start + size:
+                os.ftruncate(self._file, start)
 
     def _write(self, at: int, piece: bytes) -> None:
-        left = memoryview(piece if self._cloak is None else self._cloak(at, piece))
         try:
-            while left:
-                written = os.pwrite(self._file, left, at)
-                left, at = left[written:], at + written
+            disk.write_at(self._file, piece if self._cloak is None else self._cloak(at, piece), at)
         except OSError as error:
             raise unusable(self.path, error) from error
 
@@ -116,8 +127,7 @@ class Pack:
     def becomes(self, path: Path) -> None:
         """Give it this name. Raises `CheckpointError`."""
         try:
-            path.unlink(missing_ok=True)
-            os.replace(self.path, path)
+            disk.give_name(self.path, path)
         except OSError as error:
             raise unusable(path, error) from error
         self.path = path

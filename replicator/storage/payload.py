@@ -122,10 +122,7 @@ class _File:
 
     def becomes(self, path: Path) -> None:
         try:
-            # Not over the old one: ext4 writes all of a file that replaces another one at once, and this may be gone
-            # by the next publication. A process that is killed in between makes it anew at its next start.
-            path.unlink(missing_ok=True)
-            os.replace(self.path, path)
+            disk.give_name(self.path, path)
         except OSError as error:
             raise unusable(path, error) from error
         self.path = path

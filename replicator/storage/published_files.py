@@ -23,8 +23,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import xxhash
-
 from ..errors import ChangeTooLarge, CheckpointError, CorruptRecord, SnapshotRefused, StateChanged, StateError
 from ..format.codec import SnapshotDecoder, digest_of_pieces
 from ..format.file_changes import MAGIC, FileChange, Listing
@@ -39,6 +37,7 @@ from .disk_errors import unusable
 from .pack import Pack
 from .payload import DRAWN_TIMES_MAX, Made, Whole
 from .payload_bytes import OfContents, payload_of
+from .shadow import PiecesDigest
 
 __all__ = ["Cut", "FilesAtRest", "PublishedFiles", "Source", "View"]
 
@@ -107,7 +106,7 @@ class PublishedFiles(Whole):
         #: What was published, and what comes next.
         self._view: View | None = None
         self._comes: View | None = None
-        #: From what to what the last patch went that was drawn; None: it was none by files.
+        #: From what to what a patch goes that was drawn, until it is adopted; None: it is none by files.
         self.change: FileChange | None = None
         self._making: _Making | None = None
         #: What is drawn is from this node's own disk: its contents were checked, and the digests of all of it are.
@@ -139,10 +138,12 @@ class PublishedFiles(Whole):
 
     @contextmanager
     def _packing(self) -> Iterator[Pack]:
-        """The pack, to be added to."""
+        """The pack, to be added to. What is too much of it is left behind before: nobody waits for that who reads."""
         with self._lock:
             if self._pack is None:
                 self._pack = self._new_pack()
+            with suppress(CheckpointError):  # a disk that is full: another time
+                self._leave_waste_behind()
             self._drawing += 1
             pack = self._pack
         try:
@@ -200,7 +201,7 @@ class PublishedFiles(Whole):
             for content, mine in contents_in(pieces, entries):
                 pack.put(content, mine, id_=id_, is_checked=self._is_own)
                 yield b""
-        self._comes = View(listing, pack)
+            self._comes = View(listing, pack)
 
     def _check_size(self, size: int, id_: str) -> None:
         """No more is drawn than a snapshot may weigh, whatever is said of it."""
@@ -224,7 +225,7 @@ class PublishedFiles(Whole):
         self._check_size(listing.weight, id_)
         with self._packing() as pack:
             yield from self._new_contents(pack, old, change, id_)
-        self._comes, self.change = View(listing, pack), change
+            self._comes, self.change = View(listing, pack), change
 
     def _new_contents(self, pack: Pack, old: Listing, change: FileChange, id_: str) -> Iterator[bytes]:
         wanted = old.new_contents(change.entries)
@@ -254,18 +255,19 @@ class PublishedFiles(Whole):
         yield from self._taken(pieces_of(chunks, raw=True, id_=id_, most=self.snapshot_bytes_max), id_)
 
     def adopt(self) -> None:
-        comes, self._comes, self._making = self._comes, None, None
-        self._become_view(comes)
+        self._making = None
+        self._become_view(self._comes)
 
     def _become_view(self, view: View | None) -> None:
-        self._view = view
+        with self._lock:
+            self._view, self._comes, self.change = view, None, None
         self.gatherer.forget()
-        with self._lock, suppress(CheckpointError):  # a disk that is full: another time
-            self._leave_waste_behind()
 
     def _leave_waste_behind(self) -> None:
-        view, making = self._view, self._making
-        if self._drawing or making is not None or view is None or not view.pack.is_wasteful(view.listing.size):
+        view = self._view
+        # What is drawn or made already is in the pack as it is, and is what is published next.
+        is_needed = self._drawing or self._comes is not None or self._making is not None
+        if is_needed or view is None or not view.pack.is_wasteful(view.listing.size):
             return
         pack = view.pack.copy(self._new_path(), contents_of(view.listing.in_order()))
         self._named(pack)
@@ -297,7 +299,7 @@ class PublishedFiles(Whole):
                 raise ChangeTooLarge(problem=Weight(self.snapshot_bytes_max).problem)
             wanted = [content for content in contents_of(entries) if content not in pack]
             for content, pieces in cut.contents(wanted):
-                with _changed(self.path):
+                with _changed(content, entries):
                     pack.put(content, pieces, id_="new")
             self._making = making = _Making(View(listing, pack), {listing.digest})
             patch = self._patch(pack, old, listing, gone, entries) if view is not None else None
@@ -343,11 +345,11 @@ class FilesAtRest(PublishedFiles):
 
 def _told(making: _Making) -> Iterator[bytes]:
     """Its pieces. After the last, what the record of a snapshot says of them is known."""
-    digest = xxhash.xxh3_128()
+    digest = PiecesDigest()
     for piece in making.view.pieces():
-        digest.update(len(piece).to_bytes(4, "big") + piece)
+        digest.update(piece)
         yield piece
-    making.told.add(digest.hexdigest())
+    making.told.add(digest.text)
 
 
 @contextmanager
@@ -359,12 +361,12 @@ def _damaged(id_: str, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _changed(path: Path) -> Iterator[None]:
+def _changed(content: Content, entries: Iterable[Entry]) -> Iterator[None]:
     """What was read is not what it was a moment ago."""
     try:
         yield
     except CorruptRecord:
-        raise StateChanged(path=path) from None
+        raise StateChanged(path=next(each.path for each in entries if each.digest == content.digest)) from None
 
 
 class _Rest:

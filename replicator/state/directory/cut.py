@@ -115,11 +115,12 @@ class Cut:
             except (FileNotFoundError, NotADirectoryError):
                 raise self._changed(path) from None
         try:
-            if _stamp_of(descriptor) != stamp:
-                raise self._changed(path)
-            yield from pieces_of(descriptor)
-            if _stamp_of(descriptor) != stamp:
-                raise self._changed(path)
+            with explained(self._tree.path, path):
+                if _stamp_of(descriptor) != stamp:
+                    raise self._changed(path)
+                yield from pieces_of(descriptor)
+                if _stamp_of(descriptor) != stamp:
+                    raise self._changed(path)
         finally:
             os.close(descriptor)
 

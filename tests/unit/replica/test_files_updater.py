@@ -11,6 +11,7 @@ import pytest
 from replicator import Node, StateError
 from replicator.format.codec import digest_of_pieces
 from replicator.replica.files_updater import FilesUpdater
+from replicator.replica.restore import Dropped
 from replicator.state.directory import DirectoryState, state
 from replicator.state.directory.restoring import Restoring
 from replicator.state.files import FilesState
@@ -193,6 +194,46 @@ def test_what_is_published_while_it_is_written_later_is_not_taken_for_written(
     monkeypatch.setattr(Restoring, "restore_files", late)
     published(a, ours, {"a": "2"})
     eventually(lambda: len(calls) > 1 and are_equal(ours, theirs))
+
+
+def test_a_node_that_stops_before_all_of_it_was_looked_at_does_not_lead(
+    group: Group, ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next start would take what somebody wrote there for what its program left, and publish it."""
+    a = group.primary("a", state=DirectoryState(ours))
+    published(a, ours, {})
+    b = group.node("b", state=DirectoryState(theirs))
+    eventually(lambda: are_equal(ours, theirs))
+    published(a, ours, {"a": "2"})
+    eventually(lambda: are_equal(ours, theirs))
+    updater: Any = b._running.replica._updater
+    rebuild, adopted = updater._rebuild, []
+    monkeypatch.setattr(updater, "_write_once", lambda *, insisting: monkeypatch.setattr(rebuild, "closed", True))
+    monkeypatch.setattr(rebuild, "save_and_adopt", lambda *record: adopted.append(record))
+    updater._lead(None, None, None)
+    assert rebuild.closed
+    assert adopted == []
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("what", ["a content", "nothing but a name"])
+def test_a_node_that_stops_writes_no_more(
+    group: Group, ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    a = group.primary("a", state=DirectoryState(ours))
+    published(a, ours, {})
+    b = group.node("b", state=DirectoryState(theirs))
+    eventually(lambda: are_equal(ours, theirs))
+    put(theirs, {"d/one": "somebody's"} if what == "a content" else {"stray": "somebody's"})
+    before = texts(theirs)
+    updater: Any = b._running.replica._updater
+    # if a content is to be drawn, it is not drawn to the end
+    end = iter(()) if what == "a content" else updater._published_pieces()
+    with monkeypatch.context() as stopping:
+        stopping.setattr(updater._rebuild, "closed", True)
+        with pytest.raises(Dropped):
+            updater._becoming(1).restore(end)
+    assert texts(theirs) == before
 
 
 class ByBytes:

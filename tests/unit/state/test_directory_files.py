@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from replicator import StateError
 from replicator.format.file_changes import FileChange, Listing
 from replicator.format.manifest import Content, contents_of
-from replicator.state.directory import DirectoryState, folding, state
+from replicator.state.directory import DirectoryState, contents, folding, state
 from replicator.state.directory.tree import Tree
 from tests.support import small_disk
 from tests.support.needs import needs
@@ -215,6 +216,18 @@ def test_what_somebody_wrote_where_something_changes_is_kept(ours: Path, theirs:
 
 
 @pytest.mark.usefixtures("patient")
+def test_what_is_gone_may_not_be_lost_when_somebody_writes_it_again(ours: Path, theirs: Path) -> None:
+    published, other = begin(ours, theirs)
+    (ours / "a").unlink()
+    published.publish().to(other)
+    put(theirs, {"a": "1"})
+    put(ours, {"a": "2"})
+    published.publish().to(other)
+    assert inside(theirs) == inside(ours)
+    assert asides(theirs) == {"a": b"1"}
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_change_below_what_somebody_took_away_is_not_half_made(ours: Path, theirs: Path) -> None:
     published, other = begin(ours, theirs)
     (theirs / "far/away").rename(theirs / "away")
@@ -394,3 +407,18 @@ def test_a_directory_without_a_byte_is_one_like_any_other(ours: Path, theirs: Pa
     put(ours, {"g": ""})
     published.publish().to(other)
     assert inside(theirs) == inside(ours)
+
+
+def test_a_file_that_cannot_be_read_is_named(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(ours, {"a": "1", "d/b": "2"})
+    of_ours = DirectoryState(ours)
+    [*of_ours.snapshot()]
+    monkeypatch.setattr(contents, "STAGE_BYTES_MAX", 0)  # it is read when its turn comes
+
+    def broken(*_: Any) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with of_ours.cut() as cut:
+        monkeypatch.setattr(contents, "_piece", broken)
+        with pytest.raises(StateError, match="ours/a cannot be used: Input/output error"):
+            [[*pieces] for _, pieces in cut.contents(contents_of(cut.entries))]

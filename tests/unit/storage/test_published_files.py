@@ -6,13 +6,14 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from replicator.errors import CheckpointError, CorruptRecord, SnapshotRefused, StateChanged
+from replicator.errors import ChangeTooLarge, CheckpointError, CorruptRecord, SnapshotRefused, StateChanged
 from replicator.format.codec import SnapshotEncoder, digest_of_pieces
 from replicator.format.file_changes import FileChange, Listing
 from replicator.format.manifest import (
@@ -170,6 +171,7 @@ def test_only_what_is_new_is_read_and_carried(tmp_path: Path, tree: Tree, monkey
     monkeypatch.setattr(Pack, "read", counted)
     take(b, made.patch)
     assert read == []
+    assert b.change is None  # its contents are in the pack, and not in memory as well
     monkeypatch.undo()
     assert [*b.pieces()] == [*tree.pieces()]
     # of a file that grew, what was added
@@ -214,6 +216,7 @@ def test_a_change_that_does_not_fit_changes_nothing(tmp_path: Path, tree: Tree) 
         good._replace(digest="1" * 32),
         good._replace(contents=b""),
         good._replace(contents=good.contents[:-1]),
+        good._replace(contents=good.contents + b"\0"),
         good._replace(gone=["x"]),
         good._replace(entries=[first]),
         # a digest that fits, and contents that do not
@@ -260,6 +263,38 @@ def test_a_directory_of_more_than_a_node_accepts_is_refused(tmp_path: Path, tree
     assert made_by(a).patch is None
 
 
+def test_a_directory_that_grows_by_small_changes_is_bounded_as_well(tmp_path: Path, tree: Tree) -> None:
+    a, b = publishing(tmp_path / "a", tree), publishing(tmp_path / "b", tree)
+    publish(a, b)
+    b.snapshot_bytes_max = sum(map(len, tree.files.values())) + 200_000
+    for turn in range(3):
+        tree.files[f"new{turn}"] = random.Random(turn).randbytes(50_000)
+        publish(a, b)
+    tree.files["new3"] = random.Random(3).randbytes(50_000)
+    with pytest.raises(SnapshotRefused, match="snapshot_bytes_max"):
+        publish(a, b)
+
+
+def test_what_no_node_would_accept_is_not_read(tmp_path: Path, tree: Tree) -> None:
+    a = publishing(tmp_path / "a", tree)
+    a.snapshot_bytes_max = sum(map(len, tree.files.values())) // 2
+    with pytest.raises(ChangeTooLarge):
+        a.make(list)
+    assert tree.read == []
+
+
+def test_a_patch_that_is_longer_than_one_may_be_is_none(tmp_path: Path, tree: Tree) -> None:
+    a = publishing(tmp_path / "a", tree)
+    publish(a)
+    del tree.files["d1/f1"]
+    patch = made_by(a).patch
+    assert patch is not None
+    a.patch_bytes_max = len(patch)
+    assert made_by(a).patch == patch
+    a.patch_bytes_max -= 1
+    assert made_by(a).patch is None
+
+
 def test_a_size_that_somebody_made_up_is_not_made_room_for(tmp_path: Path) -> None:
     entry = Entry(FILE, "a", 0o644, 2**50, "0" * 40)
     encoder = SnapshotEncoder()
@@ -291,6 +326,82 @@ def test_what_is_left_over_goes_and_whoever_reads_goes_on(
         assert [*drawn] == expected
 
 
+def test_what_was_never_published_is_left_over_too(tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "WASTE_BYTES", 10_000)
+    a, chance = publishing(tmp_path / "a", tree), random.Random(5)
+    publish(a)
+    needed = sum(len(data) for data in set(tree.files.values()))
+    for _ in range(30):
+        tree.files["new"] = chance.randbytes(100_000)
+        made_by(a)  # and it cannot be sent
+        assert (tmp_path / "a/payload").stat().st_size < 2 * needed + 300_000
+    assert [*made_by(a).pieces()] == [*tree.pieces()]
+
+
+@pytest.mark.parametrize("drawn", [1, None], ids=["one content of it", "all of it"])
+def test_what_is_drawn_stays_whatever_is_made_meanwhile(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch, drawn: int | None
+) -> None:
+    """A node that led until now is about to publish, while it takes what the next one published."""
+    monkeypatch.setattr(pack, "WASTE_BYTES", 10_000)
+    a, b = publishing(tmp_path / "a", tree), publishing(tmp_path / "b", Tree({**tree.files}))
+    publish(a, b)
+    chance = random.Random(6)
+    for _ in range(10):
+        tree.files["d1/f1"] = chance.randbytes(300_000)
+        tree.files["d1/f8"] += b"more"
+        made = made_by(a)
+        assert made.patch is not None
+        comes = b.rebuilt(made.patch, id_="1-2")
+        [*islice(comes, drawn)]
+        b.make(list)
+        for _ in comes:
+            pass
+        b.adopt()
+        assert a.adopts_made(made.digest)
+        assert [*b.pieces()] == [*tree.pieces()]
+
+
+def test_what_is_made_stays_whatever_is_drawn_meanwhile(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "WASTE_BYTES", 10_000)
+    a, chance = publishing(tmp_path / "a", tree), random.Random(7)
+    publish(a)
+    for _ in range(10):
+        tree.files["d1/f1"] = chance.randbytes(300_000)
+        tree.files["d1/f8"] += b"more"
+        made = made_by(a)
+        assert made.patch is not None
+        damaged = FileChange.of(made.patch, id_="1-1")._replace(contents=made.patch[-9:]).to_bytes()
+        assert damaged is not None
+        with pytest.raises(CorruptRecord):
+            take(a, damaged)
+        assert a.adopts_made(made.digest)
+        assert [*a.pieces()] == [*tree.pieces()]
+
+
+def test_what_does_not_come_to_its_end_takes_no_room(tmp_path: Path) -> None:
+    packed = Pack(tmp_path / "payload")
+    good, large = b"good" * 1000, bytes(range(256)) * 40_000
+    packed.put(Content(digest_of(good), len(good)), iter([good]), id_="1-1")
+
+    def breaks_off() -> Iterator[bytes]:
+        yield from cut_up(large)
+        raise StateChanged(path=tmp_path)
+
+    for _ in range(3):
+        with pytest.raises(StateChanged):
+            packed.put(Content(digest_of(large), len(large)), breaks_off(), id_="1-1")
+        with pytest.raises(CorruptRecord):
+            packed.put(Content("0" * 40, len(large)), iter(cut_up(large)), id_="1-1")
+        assert (tmp_path / "payload").stat().st_blocks * 512 < 100_000  # its places are holes
+    for data in (large, b"more"):
+        packed.put(Content(digest_of(data), len(data)), iter(cut_up(data)), id_="1-1")
+    for data in (good, large, b"more"):
+        assert b"".join(packed.pieces(Content(digest_of(data), len(data)))) == data
+
+
 def test_a_disk_that_is_full_while_waste_is_left_behind_is_in_nobodys_way(
     tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +431,12 @@ def test_what_changes_while_it_is_read_is_read_again_or_told(tmp_path: Path, tre
     tree.before_each = lambda: (_ for _ in ()).throw(StateChanged(path=tmp_path))
     tree.files["other"] = b"other"
     with pytest.raises(StateChanged):
+        a.make(list)
+    # a content that is another one than was said: the file is named
+    tree.before_each = lambda: None
+    real = tree.contents
+    tree.contents = lambda wanted: ((each, iter([b"OTHER"])) for each, _ in real(wanted))  # type: ignore[method-assign]
+    with pytest.raises(StateChanged, match="other was changed while it was read"):
         a.make(list)
 
 
