@@ -14,6 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, CorruptRecord
@@ -60,6 +61,17 @@ class Pack:
             return
         with self._lock:  # a place is used once, whatever becomes of it (`cloak`)
             start, self._end = self._end, self._end + content.size
+        try:
+            self._put_at(start, content, pieces, id_, is_checked=is_checked)
+        except BaseException:
+            self._give_back(start, start + content.size)
+            raise
+        with self._lock:
+            self._starts[content] = start
+
+    def _put_at(
+        self, start: int, content: Content, pieces: Iterable[bytes], id_: str, *, is_checked: bool = False
+    ) -> None:
         digest, size = content_hash(), 0
         for piece in pieces:
             if not is_checked:
@@ -70,8 +82,14 @@ class Pack:
             size += len(piece)
         if size != content.size or (not is_checked and digest.hexdigest() != content.digest):
             raise CorruptRecord(id=id_, problem="a content in it does not fit its digest: it was damaged")
-        with self._lock:
-            self._starts[content] = start
+
+    def _give_back(self, start: int, end: int) -> None:
+        """The disk gets back what was written of a content that did not come: it may be full of just that."""
+        with self._lock, suppress(OSError):
+            if self._end == end:  # nothing is behind it
+                os.ftruncate(self._file, start)
+                if self._cloak is None:
+                    self._end = start
 
     def _write(self, at: int, piece: bytes) -> None:
         left = memoryview(piece if self._cloak is None else self._cloak(at, piece))

@@ -110,8 +110,8 @@ class PublishedFiles(Whole):
         #: From what to what the last patch went that was drawn; None: it was none by files.
         self.change: FileChange | None = None
         self._making: _Making | None = None
-        #: What is drawn is from this node's own disk: its contents were checked, and the digests of all of it are.
-        self._is_own = False
+        #: What is drawn is that of a checkpoint or an archive, and nobody has it yet.
+        self._is_loading = False
         #: Whoever draws into the pack; meanwhile no other one takes its place.
         self._drawing = 0
         self._lock = threading.Lock()
@@ -171,14 +171,14 @@ class PublishedFiles(Whole):
     def load(
         self, base: Payload | None, bodies: Callable[[], Iterable[bytes]], changes: Callable[[], Iterable[ChangeRecord]]
     ) -> None:
-        self._view, self._is_own = None, self.is_of_this_node
+        self._view, self._is_loading = None, True
         try:
             if base is not None:
                 self._drawn(self.received(base.codec, base.digest, bodies(), id_=str(base.as_of.id)))
             for patch in self._patches(changes()):
                 self._drawn(self.rebuilt(patch, id_="payload"))
         finally:
-            self._is_own = False
+            self._is_loading = False
 
     # --- what comes ---
 
@@ -198,9 +198,10 @@ class PublishedFiles(Whole):
             listing = Listing.of(entries)
             self._check_size(listing.size, id_)
             for content, mine in contents_in(pieces, entries):
-                pack.put(content, mine, id_=id_, is_checked=self._is_own)
+                # This node checked its own contents when they came, and the digest of all of it is checked now.
+                pack.put(content, mine, id_=id_, is_checked=self._is_loading and self.is_of_this_node)
                 yield b""
-        self._comes = View(listing, pack)
+            self._comes = View(listing, pack)
 
     def _check_size(self, size: int, id_: str) -> None:
         """No more is drawn than a snapshot may weigh, whatever is said of it."""
@@ -217,23 +218,26 @@ class PublishedFiles(Whole):
         change, old = FileChange.of(patch, id_=id_), self._view.listing if self._view is not None else Listing()
         if change.old_digest != old.digest:
             raise CorruptRecord(id=id_, problem="its patch starts from another directory than the one here")
+        wanted, bases = old.new_contents(change.entries), old.bases(change.entries)
         with _damaged(id_, "its change of files"):
-            listing = old.after(change.gone, change.entries)
+            listing = old if self._is_loading else old.copy()
+            listing.become(change.gone, change.entries)
         if listing.digest != change.digest:
             raise CorruptRecord(id=id_, problem="its patch does not yield what it declares: it was damaged")
         self._check_size(listing.weight, id_)
         with self._packing() as pack:
-            yield from self._new_contents(pack, old, change, id_)
-        self._comes, self.change = View(listing, pack), change
+            yield from self._new_contents(pack, wanted, bases, change, id_)
+            self._comes, self.change = View(listing, pack), change
 
-    def _new_contents(self, pack: Pack, old: Listing, change: FileChange, id_: str) -> Iterator[bytes]:
-        wanted = old.new_contents(change.entries)
+    def _new_contents(
+        self, pack: Pack, wanted: list[Content], told_from: list[Content], change: FileChange, id_: str
+    ) -> Iterator[bytes]:
         size = sum(content.size for content in wanted)
         if not wanted:
             if change.contents:
                 raise CorruptRecord(id=id_, problem="its change of files carries contents that it does not name")
             return
-        bases = OfContents(pack, old.bases(change.entries))
+        bases = OfContents(pack, told_from)
         head = PatchHead.of(change.contents, id_=id_)
         if head.new_size != size:
             raise CorruptRecord(id=id_, problem="its change of files does not carry the contents that it names")
@@ -258,18 +262,22 @@ class PublishedFiles(Whole):
         self._become_view(comes)
 
     def _become_view(self, view: View | None) -> None:
-        self._view = view
+        with self._lock:
+            self._view = view
         self.gatherer.forget()
-        with self._lock, suppress(CheckpointError):  # a disk that is full: another time
-            self._leave_waste_behind()
+        self._leave_waste_behind()
 
     def _leave_waste_behind(self) -> None:
-        view, making = self._view, self._making
-        if self._drawing or making is not None or view is None or not view.pack.is_wasteful(view.listing.size):
-            return
-        pack = view.pack.copy(self._new_path(), contents_of(view.listing.in_order()))
-        self._named(pack)
-        self._pack, self._view = pack, View(view.listing, pack)
+        # A disk that is full, or did not keep what was written to it: another time, as what is published is there.
+        with self._lock, suppress(CheckpointError, CorruptRecord):
+            view, pack = self._view, self._pack
+            listing = view.listing if view is not None else Listing()
+            is_used = self._drawing or self._making is not None or self._comes is not None
+            if is_used or pack is None or not pack.is_wasteful(listing.size):
+                return
+            other = pack.copy(self._new_path(), contents_of(listing.in_order()))
+            self._named(other)
+            self._pack, self._view = other, View(listing, other) if view is not None else None
 
     # --- what this node publishes ---
 
@@ -284,6 +292,7 @@ class PublishedFiles(Whole):
 
     def _made_of(self, source: Source) -> Made | None:
         self._making = None
+        self._leave_waste_behind()  # of what was not published, however often that was tried
         with self._packing() as pack, source.cut() as cut:
             # Looked at once: a node that is replaced meanwhile has another one, and sends nothing.
             view = self._view
