@@ -62,7 +62,7 @@ _PIECE_WEIGHS = 256
 
 
 class Listing:
-    """A directory: its entries, by path. It does not change; `after` gives another one."""
+    """A directory: its entries, by path. Whoever has it to himself may change it; else `after` gives another one."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
@@ -93,16 +93,28 @@ class Listing:
 
     def after(self, gone: Iterable[str], entries: Iterable[Entry]) -> Listing:
         """Without the paths that are gone, and with these entries. Raises `BadManifest` if that is no directory."""
-        other, left = Listing(), [*gone]
+        other = self.copy()
+        other.become(gone, entries)
+        return other
+
+    def copy(self) -> Listing:
+        """Another one, which is equal."""
+        other = Listing()
         other.entries, other.contents, other._inside = self.entries.copy(), self.contents.copy(), self._inside.copy()
         other.size, other.weight, other._sum = self.size, self.weight, self._sum
-        for path in left:
-            other._take_away(path)
-        come = [*entries]
-        for entry in come:
-            other._put(entry)
-        other._check(left, come)
         return other
+
+    def become(self, gone: Iterable[str], entries: Iterable[Entry]) -> None:
+        """The same as `after`, of one that nobody else has: it costs what changes, and not what there is.
+
+        What it is after `BadManifest` is of no use.
+        """
+        left, come = [*gone], [*entries]
+        for path in left:
+            self._take_away(path)
+        for entry in come:
+            self._put(entry)
+        self._check(left, come)
 
     def _check(self, gone: list[str], come: list[Entry]) -> None:
         """Whether it is a directory still, which can only be wrong where it changed."""

@@ -15,7 +15,7 @@ bytes that are no UTF-8 are surrogates (PEP 383).
 
 **What is read here was written by somebody else.** No name leads out of the directory, whatever the log says: it has no
 `..`, it is not absolute, and what it is in is a directory of the manifest, and no link. A link leads to something in
-the directory, too.
+the directory, too. Of texts that are the same bytes, one is a name.
 """
 
 from __future__ import annotations
@@ -276,7 +276,8 @@ def _is_name(text: str) -> bool:
     if "\0" in text:
         return False
     try:
-        text.encode("utf-8", "surrogateescape")
+        name = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return False
-    return True
+    # Another text for the same bytes would be a second name of one file, which no `--exclude` knows.
+    return name.decode("utf-8", "surrogateescape") == text

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from ..errors import CheckpointError, StateError
 from ..format.file_changes import FileChange, Listing
 from ..format.manifest import Content
 from ..format.patch import EMPTY_DIGEST
@@ -132,7 +133,10 @@ class _Files:
         self._given_up = given_up
 
     def content(self, content: Content) -> Iterator[bytes]:
-        for piece in self._view.content(content):
-            if self._given_up():
-                raise Dropped
-            yield piece
+        try:
+            for piece in self._view.content(content):
+                if self._given_up():
+                    raise Dropped
+                yield piece
+        except CheckpointError as error:  # the state is no less right for it: it is to be written again
+            raise StateError(path=self._view.pack.path, problem=f"it does not give its contents ({error})") from error

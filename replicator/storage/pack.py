@@ -82,10 +82,12 @@ class Pack:
             raise CorruptRecord(id=id_, problem="a content in it does not fit its digest: it was damaged")
 
     def _give_back(self, start: int, size: int) -> None:
-        """The room on the disk that a content took which did not come to its end. Its place stays used."""
+        """The disk gets back what was written of a content that did not come: it may be full of just that."""
         with self._lock, suppress(OSError):
-            if self._end == start + size:
+            if self._end == start + size:  # nothing is behind it
                 os.ftruncate(self._file, start)
+                if self._cloak is None:
+                    self._end = start
 
     def _write(self, at: int, piece: bytes) -> None:
         try:

@@ -109,8 +109,8 @@ class PublishedFiles(Whole):
         #: From what to what a patch goes that was drawn, until it is adopted; None: it is none by files.
         self.change: FileChange | None = None
         self._making: _Making | None = None
-        #: What is drawn is from this node's own disk: its contents were checked, and the digests of all of it are.
-        self._is_own = False
+        #: What is drawn is that of a checkpoint or an archive, and nobody has it yet.
+        self._is_loading = False
         #: Whoever draws into the pack; meanwhile no other one takes its place.
         self._drawing = 0
         self._lock = threading.Lock()
@@ -142,7 +142,8 @@ class PublishedFiles(Whole):
         with self._lock:
             if self._pack is None:
                 self._pack = self._new_pack()
-            with suppress(CheckpointError):  # a disk that is full: another time
+            # A disk that is full, or did not keep what was written to it: another time, as what is published is there.
+            with suppress(CheckpointError, CorruptRecord):
                 self._leave_waste_behind()
             self._drawing += 1
             pack = self._pack
@@ -172,14 +173,14 @@ class PublishedFiles(Whole):
     def load(
         self, base: Payload | None, bodies: Callable[[], Iterable[bytes]], changes: Callable[[], Iterable[ChangeRecord]]
     ) -> None:
-        self._view, self._is_own = None, self.is_of_this_node
+        self._view, self._is_loading = None, True
         try:
             if base is not None:
                 self._drawn(self.received(base.codec, base.digest, bodies(), id_=str(base.as_of.id)))
             for patch in self._patches(changes()):
                 self._drawn(self.rebuilt(patch, id_="payload"))
         finally:
-            self._is_own = False
+            self._is_loading = False
 
     # --- what comes ---
 
@@ -199,7 +200,8 @@ class PublishedFiles(Whole):
             listing = Listing.of(entries)
             self._check_size(listing.size, id_)
             for content, mine in contents_in(pieces, entries):
-                pack.put(content, mine, id_=id_, is_checked=self._is_own)
+                # This node checked its own contents when they came, and the digest of all of it is checked now.
+                pack.put(content, mine, id_=id_, is_checked=self._is_loading and self.is_of_this_node)
                 yield b""
             self._comes = View(listing, pack)
 
@@ -218,23 +220,26 @@ class PublishedFiles(Whole):
         change, old = FileChange.of(patch, id_=id_), self._view.listing if self._view is not None else Listing()
         if change.old_digest != old.digest:
             raise CorruptRecord(id=id_, problem="its patch starts from another directory than the one here")
+        wanted, bases = old.new_contents(change.entries), old.bases(change.entries)
         with _damaged(id_, "its change of files"):
-            listing = old.after(change.gone, change.entries)
+            listing = old if self._is_loading else old.copy()
+            listing.become(change.gone, change.entries)
         if listing.digest != change.digest:
             raise CorruptRecord(id=id_, problem="its patch does not yield what it declares: it was damaged")
         self._check_size(listing.weight, id_)
         with self._packing() as pack:
-            yield from self._new_contents(pack, old, change, id_)
+            yield from self._new_contents(pack, wanted, bases, change, id_)
             self._comes, self.change = View(listing, pack), change
 
-    def _new_contents(self, pack: Pack, old: Listing, change: FileChange, id_: str) -> Iterator[bytes]:
-        wanted = old.new_contents(change.entries)
+    def _new_contents(
+        self, pack: Pack, wanted: list[Content], told_from: list[Content], change: FileChange, id_: str
+    ) -> Iterator[bytes]:
         size = sum(content.size for content in wanted)
         if not wanted:
             if change.contents:
                 raise CorruptRecord(id=id_, problem="its change of files carries contents that it does not name")
             return
-        bases = OfContents(pack, old.bases(change.entries))
+        bases = OfContents(pack, told_from)
         head = PatchHead.of(change.contents, id_=id_)
         if head.new_size != size:
             raise CorruptRecord(id=id_, problem="its change of files does not carry the contents that it names")
@@ -264,14 +269,15 @@ class PublishedFiles(Whole):
         self.gatherer.forget()
 
     def _leave_waste_behind(self) -> None:
-        view = self._view
+        view, pack = self._view, self._pack
+        listing = view.listing if view is not None else Listing()
         # What is drawn or made already is in the pack as it is, and is what is published next.
         is_needed = self._drawing or self._comes is not None or self._making is not None
-        if is_needed or view is None or not view.pack.is_wasteful(view.listing.size):
+        if is_needed or pack is None or not pack.is_wasteful(listing.size):
             return
-        pack = view.pack.copy(self._new_path(), contents_of(view.listing.in_order()))
-        self._named(pack)
-        self._pack, self._view = pack, View(view.listing, pack)
+        other = pack.copy(self._new_path(), contents_of(listing.in_order()))
+        self._named(other)
+        self._pack, self._view = other, View(listing, other) if view is not None else None
 
     # --- what this node publishes ---
 

@@ -56,6 +56,15 @@ def _piece(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
+def _up_to(size: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """What is more shows, and no more of it is read: somebody may write as fast as we read."""
+    for piece in pieces:
+        yield piece
+        size -= len(piece)
+        if size < 0:
+            return
+
+
 def digest_of(pieces: Iterator[bytes]) -> tuple[str, int]:
     """The digest of a content, and its size."""
     digest, size = content_hash(), 0
@@ -70,7 +79,8 @@ def read_from(descriptor: int, stage: Stage | None = None) -> Read | None:
     before = Stamp.of(os.fstat(descriptor))
     is_settled = is_old(before)
     begun = stage.begin(before.size) if stage is not None else None
-    digest, size = digest_of(begun.copied(pieces_of(descriptor)) if begun is not None else pieces_of(descriptor))
+    pieces = _up_to(before.size, pieces_of(descriptor))
+    digest, size = digest_of(begun.copied(pieces) if begun is not None else pieces)
     if Stamp.of(os.fstat(descriptor)) != before or size != before.size:
         return None
     if begun is not None:

@@ -2,7 +2,8 @@
 
 On such a one, a file takes the place of another one whose name differs no more than that. Whether it is such a one is
 tried, once. Two names of a manifest that are one there are refused before anything is written, and a path that is gone
-because it is written otherwise now is taken away before that is put there.
+because it is written otherwise now is taken away before that is put there. Who asks there for the new name finds the
+old one, so what is there is told by listing directories then.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from unicodedata import normalize
 
-__all__ = ["Folding"]
+__all__ = ["Folding", "is_written_otherwise"]
 
 #: The same name to some: by case, and by case and accent.
 _MADE = "Is-one-e\u0301"
@@ -47,6 +48,12 @@ class Folding:
         if self._folds is None:
             self._folds = _folds(directory)
         return self._folds
+
+
+def is_written_otherwise(gone: Iterable[str], come: Iterable[str]) -> bool:
+    """Whether there is a path that is gone and may be one with some that comes."""
+    names = {_one_name(path) for path in come}
+    return any(_one_name(path) in names for path in gone)
 
 
 def _folds(directory: int) -> bool:

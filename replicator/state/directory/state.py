@@ -40,7 +40,7 @@ from .contents import Index
 from .cut import Cut, Cutting
 from .databases import Databases
 from .drafts import is_torn
-from .folding import Folding
+from .folding import Folding, is_written_otherwise
 from .mount import MountPoint
 from .patterns import Patterns
 from .restoring import Known, Restoring, known_of
@@ -205,7 +205,9 @@ class DirectoryState:
     def _is_what_starts(self, change: FileChange) -> bool:
         """Whether it needs no look to say that it is what this change starts from."""
         is_known = self._holds == change.old_digest and time.monotonic() < self._look_again_at
-        return is_known and self._top is not None and self._top == self._top_now() and not is_torn(self.path)
+        if not is_known or is_written_otherwise(change.gone, (entry.path for entry in change.entries)):
+            return False
+        return self._top is not None and self._top == self._top_now() and not is_torn(self.path)
 
     def _top_now(self) -> tuple[int, int] | None:
         try:

@@ -151,7 +151,7 @@ def packed(*lines: Any, listed: bytes | None = None, list_bytes: int | None = No
             ["f", path, 0o644, 1, "0" * 40]
             for path in ("../a", "/a", "a/../b", "a//b", "", ".", "a\0", ".replicator/a")
         ),
-        *(["-", path] for path in ("../a", "/a", "a/../b", "", ".", "a\0", ".replicator", "\ud800")),
+        *(["-", path] for path in ("../a", "/a", "a/../b", "", ".", "a\0", ".replicator", "\ud800", "\udcc3\udca9")),
         *(["l", "a", target] for target in ("/etc/passwd", "../a", "b/../../c", "")),
         ["f", "a", 0o4755, 1, "0" * 40],
         ["f", "a", 0o644, -1, "0" * 40],

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from replicator import Node, StateError
+from replicator import CheckpointError, Node, StateError
 from replicator.format.codec import digest_of_pieces
+from replicator.format.manifest import Content
 from replicator.replica.files_updater import FilesUpdater
 from replicator.replica.restore import Dropped
 from replicator.state.directory import DirectoryState, state
 from replicator.state.directory.restoring import Restoring
 from replicator.state.files import FilesState
+from replicator.storage.published_files import View
 from tests.support.kv import PATIENCE_S, Group, eventually
 
 #: A patch is smaller than that.
@@ -234,6 +236,30 @@ def test_a_node_that_stops_writes_no_more(
         with pytest.raises(Dropped):
             updater._becoming(1).restore(end)
     assert texts(theirs) == before
+
+
+def test_a_disk_that_does_not_give_what_was_published_is_asked_again(
+    group: Group, ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the state: the node does not stall, and does not take it for written."""
+    a = group.primary("a", state=DirectoryState(ours))
+    published(a, ours, {})
+    b = group.node("b", state=DirectoryState(theirs))
+    eventually(lambda: are_equal(ours, theirs))
+    refused: list[int] = []
+    real = View.content
+
+    def refuses(self: View, content: Content) -> Iterator[bytes]:
+        refused.append(1)
+        if len(refused) < 3:
+            raise CheckpointError(path=theirs, problem="Input/output error")
+        yield from real(self, content)
+
+    monkeypatch.setattr(View, "content", refuses)
+    published(a, ours, {"a": "2"})
+    eventually(lambda: are_equal(ours, theirs))
+    assert len(refused) >= 3
+    assert not b.stalled
 
 
 class ByBytes:

@@ -185,6 +185,22 @@ def test_a_digest_counts_once_another_write_would_show(ours: Path, monkeypatch: 
     assert not contents.is_old(Stamp(1, 1, 1, 0, now // 10**9 * 10**9 - 10**9))
 
 
+def test_a_file_that_grows_as_fast_as_it_is_read_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").write_bytes(b"line")
+    reads: list[int] = []
+
+    def grown(descriptor: int, size: int) -> bytes:
+        reads.append(size)
+        assert len(reads) < 10
+        return bytes(size)
+
+    monkeypatch.setattr(contents.os, "read", grown)
+    with (tmp_path / "log").open("rb") as file:
+        for stage in (None, contents.Stage(None)):
+            reads.clear()
+            assert contents.read_from(file.fileno(), stage) is None
+
+
 def test_seen_is_another_one_after_whatever_was_done(ours: Path) -> None:
     one = DirectoryState(ours, exclude=["*.log"], with_sqlite=["*.db"])
     put(ours, a="1", b="2", d__e="3")

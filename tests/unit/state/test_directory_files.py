@@ -378,6 +378,28 @@ def test_a_path_that_is_written_otherwise_now_goes_before_it_comes(
     assert done.index("mkdir D") < done.index("replace one")
 
 
+@pytest.mark.usefixtures("patient")
+def test_who_asks_for_the_new_spelling_of_a_name_finds_the_old_one_and_is_not_misled(
+    ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "_folds", lambda _: True)
+
+    def folds(self: Tree, way: Any, paths: Any) -> dict[str, Any]:
+        there = {path.casefold(): found for path, found in self.scan().items()}
+        return {path: there[path.casefold()] for path in paths if path.casefold() in there}
+
+    monkeypatch.setattr(Tree, "look_at", folds)
+    (ours / "link").symlink_to("a")
+    (ours / "e").mkdir()
+    published, other = begin(ours, theirs)
+    put(ours, {"other": "1"})
+    published.publish().to(other)
+    (ours / "link").rename(ours / "Link")
+    (ours / "e").rename(ours / "E")
+    published.publish().to(other)
+    assert inside(theirs) == inside(ours)
+
+
 def test_whether_names_are_one_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from replicator.errors import ChangeTooLarge, CheckpointError, CorruptRecord, SnapshotRefused, StateChanged
+from replicator.errors import ChangeTooLarge, CheckpointError, CorruptRecord, SnapshotRefused, StateChanged, StateError
 from replicator.format.codec import SnapshotEncoder, digest_of_pieces
 from replicator.format.file_changes import FileChange, Listing
 from replicator.format.manifest import (
@@ -31,6 +32,8 @@ from replicator.storage import pack
 from replicator.storage.pack import Pack
 from replicator.storage.payload import Made, Whole
 from replicator.storage.published_files import FilesAtRest, PublishedFiles
+from tests.support import small_disk
+from tests.support.needs import needs
 
 
 def digest_of(content: bytes) -> str:
@@ -417,6 +420,136 @@ def test_a_disk_that_is_full_while_waste_is_left_behind_is_in_nobodys_way(
         tree.files["d1/f1"] = random.Random(turn).randbytes(50_000)
 
 
+def disk_use(directory: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("is_private", [False, True])
+def test_of_a_content_that_did_not_come_nothing_stays_on_the_disk(
+    tmp_path: Path, tree: Tree, *, is_private: bool
+) -> None:
+    """A file that is written all the time is begun again and again, and a disk that is full has to get well."""
+    if is_private:
+        pytest.importorskip("cryptography")
+    a = publishing(tmp_path / "a", tree, is_private=is_private)
+    publish(a)
+    before = disk_use(tmp_path / "a")
+    tree.files["log"] = random.Random(5).randbytes(3_000_000)
+    real = tree.contents
+
+    def cut_short(wanted: Sequence[Content]) -> Iterator[tuple[Content, Iterator[bytes]]]:
+        for content, pieces in real(wanted):
+            yield content, (piece[:-1] for piece in pieces)
+
+    tree.contents = cut_short  # type: ignore[method-assign]
+    for _ in range(3):
+        with pytest.raises(StateChanged):
+            a.make(list)
+    assert disk_use(tmp_path / "a") < before + 500_000
+    tree.contents = real  # type: ignore[method-assign]
+    publish(a)
+    assert [*a.pieces()] == [*tree.pieces()]
+
+
+def test_a_disk_that_is_full_is_as_full_as_before_once_it_refused(tmp_path: Path, tree: Tree) -> None:
+    """Of a primary and of a standby: the checkpoint and the log of the node are on it as well."""
+    needs(small_disk.can_mount(), "a user who may mount a tmpfs")
+    small = tmp_path / "small"
+    small.mkdir()
+    small_disk.mount(small, 2 * 1024 * 1024)
+    try:
+        a, b = publishing(small / "a", tree), publishing(small / "b", tree)
+        large = publishing(tmp_path / "large", tree)
+        made = publish(large, b)
+        send(made, a)
+        tree.files["large"] = random.Random(6).randbytes(3_000_000)
+        free = shutil.disk_usage(small).free
+        patch = made_by(large).patch
+        assert patch is not None
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="No space left"):
+                take(b, patch)
+            assert shutil.disk_usage(small).free == free
+            with pytest.raises(CheckpointError, match="No space left"):
+                a.make(list)
+            assert shutil.disk_usage(small).free == free
+        del tree.files["large"]
+        tree.files["small"] = b"small"
+        publish(a, b)
+        assert [*a.pieces()] == [*b.pieces()] == [*tree.pieces()]
+    finally:
+        small_disk.unmount(small)
+
+
+def test_what_was_never_published_is_left_behind_too(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one file is always in the way, the others come into the pack all the same, whenever they are others."""
+    monkeypatch.setattr(pack, "WASTE_BYTES", 10_000)
+    for name in ("new", "old"):
+        a = publishing(tmp_path / name, tree)
+        if name == "old":
+            publish(a)
+        real = tree.contents
+
+        def one_fails(
+            wanted: Sequence[Content], real: Callable[..., Iterator[Any]] = real
+        ) -> Iterator[tuple[Content, Iterator[bytes]]]:
+            yield from real(wanted)
+            raise StateChanged(path=tmp_path)
+
+        tree.contents = one_fails  # type: ignore[method-assign]
+        for turn in range(20):
+            tree.files["d1/f1"] = random.Random(f"{name}{turn}").randbytes(200_000)
+            with pytest.raises(StateChanged):
+                a.make(list)
+        assert disk_use(tmp_path / name) < 1_000_000
+        tree.contents = real  # type: ignore[method-assign]
+        publish(a)
+        assert [*a.pieces()] == [*tree.pieces()]
+
+
+def test_what_was_drawn_is_not_left_behind_before_it_is_adopted(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever led a moment ago may still be about to publish."""
+    monkeypatch.setattr(pack, "WASTE_BYTES", 10_000)
+    a, b = publishing(tmp_path / "a", tree), publishing(tmp_path / "b", tree)
+    publish(a, b)
+
+    def refuses() -> Any:
+        raise StateError(path=tmp_path, problem="it is away")
+
+    b.source = SimpleNamespace(cut=refuses)  # type: ignore[assignment]
+    for turn in range(3):
+        tree.files["large"] = random.Random(turn).randbytes(400_000)
+        made = made_by(a)
+        assert made.patch is not None
+        assert a.adopts_made(made.digest)
+        for _ in b.rebuilt(made.patch, id_="1-2"):
+            pass
+        with pytest.raises(StateError, match="it is away"):
+            b.make(list)
+        b.adopt()
+        assert [*b.pieces()] == [*tree.pieces()]
+
+
+def test_a_disk_that_does_not_keep_what_it_was_given_is_in_nobodys_way_before_it_is_read(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is saved by then."""
+    tree.files["large"] = bytes(50_000)
+    a = publishing(tmp_path / "a", tree)
+    publish(a)
+    monkeypatch.setattr(pack, "WASTE_BYTES", 1000)
+    with (tmp_path / "a" / "payload").open("r+b") as file:
+        file.write(b"damaged" * 10)
+    for turn in range(3):
+        tree.files["d1/f1"] = random.Random(turn).randbytes(200_000)
+        publish(a)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"payload"}
+
+
 def test_what_changes_while_it_is_read_is_read_again_or_told(tmp_path: Path, tree: Tree) -> None:
     a = publishing(tmp_path / "a", tree)
     count: list[int] = []
@@ -440,7 +573,9 @@ def test_what_changes_while_it_is_read_is_read_again_or_told(tmp_path: Path, tre
         a.make(list)
 
 
-def test_a_start_makes_it_anew_of_a_snapshot_and_the_changes_since(tmp_path: Path, tree: Tree) -> None:
+def test_a_start_makes_it_anew_of_a_snapshot_and_the_changes_since(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a = publishing(tmp_path / "a", tree)
     made = made_by(a)
     encoder = SnapshotEncoder()
@@ -454,6 +589,8 @@ def test_a_start_makes_it_anew_of_a_snapshot_and_the_changes_since(tmp_path: Pat
         patches.append(made.patch)
         assert a.adopts_made(made.digest)
     (tmp_path / "a" / "payload.new-7").write_bytes(b"of a process that was killed")
+    # There may be 100,000 of small changes: none of them is to cost what all of a directory does.
+    monkeypatch.delattr(Listing, "copy")
     for kind in (PublishedFiles, FilesAtRest):
         b = kind(tmp_path / "a")
         assert [*(tmp_path / "a").iterdir()] == []
