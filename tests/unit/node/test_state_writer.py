@@ -17,6 +17,7 @@ from replicator.node.acks import Level
 from replicator.node.problems import Problems
 from replicator.node.state_writer import FIRST_PAUSE_S, PAUSE_S_MAX, StateWriter
 from replicator.state import SharedState
+from replicator.state.callbacks import Application
 from tests.support.kv import BEAT_S, PATIENCE_S, SHORT_LEASE_S, Group, eventually
 from tests.support.opaque import KIB, Kept, Text, has, pieces
 
@@ -149,7 +150,8 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     eventually(lambda: b.state_problem)
     # given that it is being written, which takes its time
     state = b._setup.state
-    target = b._running.replica._updater._target
+    updater: Any = b._running.replica._updater
+    becoming = updater._becoming
 
     class Stopping:
         """Draws all there is, and swaps it in when it is told to."""
@@ -166,7 +168,12 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
 
             state.restore(slowly())
 
-    b._running.replica._updater._target = lambda *, insisting: Stopping()  # type: ignore[method-assign]
+    def stopping(version: int, *, to_come: bool = False, insisting: bool = False) -> Application:
+        if to_come:
+            return becoming(version, to_come=True, insisting=insisting)  # type: ignore[no-any-return]
+        return Application(Stopping(), updater._applied.inside)
+
+    updater._becoming = stopping
     state.refusal = None
     assert begun.wait(PATIENCE_S)
     # when more is published, then the node takes it without waiting
@@ -174,7 +181,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     a.publish()
     eventually(lambda: b.position == a.position)
     assert not goes_on.is_set()
-    b._running.replica._updater._target = target  # type: ignore[method-assign]
+    updater._becoming = becoming
     goes_on.set()
     # then that is what the state becomes
     has(b, a._setup.state.pieces)
