@@ -80,7 +80,7 @@ def test_a_switchover_that_ends_with_the_lease_does_not_shorten_the_wait_of_the_
     group: Group, told: Path
 ) -> None:
     log = group.faulty_log()
-    a = group.node("a", beat_every_s=0.3, log=log)
+    a = group.node("a", lease_s=5.0, beat_every_s=0.3, log=log)
     with Sidecar(a, on_primary=telling(told), on_standby=telling(told)) as sidecar:
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: sidecar.program_term and lines(told)[-1:] == ["primary 1 a g"])
