@@ -26,6 +26,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from replicator.runtime.gc_pause import leave_alone
+from replicator.sandbox import free_ports
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.support.servers import servers_at_hand
 from tests.support.worlds import MemoryWorld, RedisWorld, World
@@ -40,6 +41,12 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
 # all that it imports. What is kept is in __pycache__, which git ignores.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Several processes run tests, each of which starts hundreds of servers: they take none of each other's ports.
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_workers = max(_worker + 1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+_every_port = free_ports.places
+free_ports.places = lambda: _every_port()[_worker::_workers]
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("without deadlines", deadline=None, suppress_health_check=[HealthCheck.too_slow])

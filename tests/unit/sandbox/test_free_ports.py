@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
-import tempfile
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -27,7 +24,7 @@ def test_several_are_different_and_no_port_of_the_kernels_clients() -> None:
 
 def test_one_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     taken, free = free_ports(2)
-    monkeypatch.setattr(module, "_GIVEN", module._Given())
+    monkeypatch.setattr(module, "_given", set())
     monkeypatch.setattr(module.random, "sample", lambda *_: [taken, free])
     with socket.create_server(("127.0.0.1", taken)):
         assert free_port() == free
@@ -51,34 +48,8 @@ def test_where_all_are_taken_the_kernel_is_asked(monkeypatch: pytest.MonkeyPatch
         assert free_port() not in (0, taken)
 
 
-def _give(pipe: Connection) -> None:
-    """A child that is given all that are left of a hundred, and keeps them until it is told to end."""
-    module.LOWEST = module._first_client_port() - module.TRIES
-    pipe.send([port for port in (free_port() for _ in range(60)) if port < module._first_client_port()])
-    pipe.recv()
-
-
-def test_none_is_given_to_two_processes_while_both_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOWEST", module._first_client_port() - module.TRIES)
-    # given ports at which nobody listens yet
-    ours = {port for port in free_ports(60) if port < module._first_client_port()}
-    assert len(ours) > 30
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    child = spawn.Process(target=_give, args=(there,))
-    child.start()
-    theirs = set(here.recv())
-    # then they are nobody else's, nor given here again
-    assert theirs
-    assert not ours & theirs
-    assert not ours & set(free_ports(20))
-    here.send("end")
-    child.join()
-
-
-def test_where_no_file_can_be_kept_ports_are_given_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    monkeypatch.setattr(module, "_GIVEN", module._Given())
-    assert free_port() != free_port()
+def test_none_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = free_ports(2)
+    monkeypatch.setattr(module, "_given", {first})
+    monkeypatch.setattr(module.random, "sample", lambda *_: [first, second])
+    assert free_port() == second
