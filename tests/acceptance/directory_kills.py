@@ -252,9 +252,17 @@ class DirectoryNode:
             self._process.wait()
 
     def end(self) -> int:
+        """Its exit code. It is asked once it heeds that: until a while after its start its former boot seems alive."""
         assert self._process is not None
+        until(lambda: self._is_up, f"{self.name} is up")
         self._process.terminate()
         return self._process.wait()
+
+    @property
+    def _is_up(self) -> bool:
+        assert self._process is not None
+        begun = f"Started server process [{self._process.pid}]"
+        return "service.started" in self._log.read_text().partition(begun)[2]
 
     @property
     def publications(self) -> int:
@@ -305,7 +313,7 @@ class Kills:
                 reader.end()
                 self._holds(not reader.wrong and reader.reads > 0, f"a reader saw: {reader.wrong[:3]}")
             for node in self.nodes:
-                self._holds(node.end() == 0, f"{node.name} ends in order")
+                self._holds((code := node.end()) == 0, f"{node.name} ends in order, and not with {code}")
                 self._holds(not node.bugs, f"{node.name} said: {node.bugs[:3]}")
 
     def _kill(self, number: int) -> None:
