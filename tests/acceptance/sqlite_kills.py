@@ -132,7 +132,8 @@ class Kills:
             reader.end()
             self._holds(not reader.wrong, f"a reader of {reader.path.name} saw: {reader.wrong[:3]}")
         for node in self._nodes.values():
-            self._holds(node.end() == 0, f"{node.name} ends in order")
+            until(lambda node=node: node.is_up, f"{node.name} is up")  # type: ignore[misc]
+            self._holds((code := node.end()) == 0, f"{node.name} ends in order, and not with {code}")
             self._holds(not node.bugs, f"{node.name} said: {node.bugs[:3]}")
 
     # --- the moments at which it happens ---

@@ -71,6 +71,12 @@ class DatabaseNode:
         return self.process.wait()
 
     @property
+    def is_up(self) -> bool:
+        """Whether this process of it heeds signals by now. For a while after its start the former boot seems alive."""
+        assert self.process is not None
+        return "service.started" in self.said.partition(f"Started server process [{self.process.pid}]")[2]
+
+    @property
     def processes(self) -> list[psutil.Process]:
         """It, and what it has started."""
         assert self.process is not None
