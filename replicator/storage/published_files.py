@@ -220,14 +220,14 @@ class PublishedFiles(Whole):
         change, old = FileChange.of(patch, id_=id_), self._view.listing if self._view is not None else Listing()
         if change.old_digest != old.digest:
             raise CorruptRecord(id=id_, problem="its patch starts from another directory than the one here")
-        wanted, bases = old.new_contents(change.entries), old.bases(change.entries)
-        with _damaged(id_, "its change of files"):
-            listing = old if self._is_loading else old.copy()
-            listing.become(change.gone, change.entries)
-        if listing.digest != change.digest:
-            raise CorruptRecord(id=id_, problem="its patch does not yield what it declares: it was damaged")
-        self._check_size(listing.weight, id_)
-        with self._packing() as pack:
+        with self._packing() as pack:  # which tidies by what was published, so before that moves
+            wanted, bases = old.new_contents(change.entries), old.bases(change.entries)
+            with _damaged(id_, "its change of files"):
+                listing = old if self._is_loading else old.copy()
+                listing.become(change.gone, change.entries)
+            if listing.digest != change.digest:
+                raise CorruptRecord(id=id_, problem="its patch does not yield what it declares: it was damaged")
+            self._check_size(listing.weight, id_)
             yield from self._new_contents(pack, wanted, bases, change, id_)
             self._comes, self.change = View(listing, pack), change
 

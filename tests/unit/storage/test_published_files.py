@@ -601,6 +601,30 @@ def test_a_start_makes_it_anew_of_a_snapshot_and_the_changes_since(
     assert b.digest == digest_of_pieces(tree.pieces())
 
 
+def test_a_start_leaves_behind_what_its_changes_made_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "WASTE_BYTES", 10_000)
+    tree = Tree({"log": b"first"})
+    a = publishing(tmp_path / "a", tree)
+    made = made_by(a)
+    encoder = SnapshotEncoder()
+    bodies = [*map(encoder.feed, made.pieces()), encoder.finish()]
+    base: Any = SimpleNamespace(codec=encoder.codec, digest=encoder.digest, as_of=SimpleNamespace(id="1-1"))
+    assert a.adopts_made(encoder.digest)
+    # given changes of a file, whose contents are together more than a pack may have left over
+    patches = []
+    for turn in range(6):
+        tree.files["log"] = random.Random(turn).randbytes(20_000)
+        made = made_by(a)
+        patches.append(made.patch)
+        assert a.adopts_made(made.digest)
+    (tmp_path / "b").mkdir()
+    b = PublishedFiles(tmp_path / "b")
+    b._patches = lambda _: iter(patches)  # type: ignore[method-assign, assignment, arg-type, return-value]
+    b.load(base, lambda: bodies, list)
+    assert [*b.pieces()] == [*tree.pieces()]
+    assert (tmp_path / "b/payload").stat().st_size <= 4 * 20_000
+
+
 def test_of_what_somebody_else_wrote_each_content_is_checked(tmp_path: Path) -> None:
     entry = Entry(FILE, "a", 0o644, 3, digest_of(b"one"))
     encoder = SnapshotEncoder()
