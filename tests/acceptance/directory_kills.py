@@ -22,7 +22,6 @@ import os
 import random
 import shutil
 import stat
-import subprocess
 import sys
 import tempfile
 import threading
@@ -37,7 +36,7 @@ from replicator.format.manifest import RESERVED
 from replicator.log.redis_log import RedisLog
 from replicator.runtime.threads import started
 from replicator.sandbox.redis_server import RedisServer
-from tests.support.database_nodes import LEASE_S, alive, lead, until
+from tests.support.nodes_beside import NodeBeside, alive, lead, until
 
 __all__ = ["Kills", "run"]
 
@@ -227,51 +226,12 @@ class Reader:
         self._thread.join()
 
 
-class DirectoryNode:
-    """A node of the group `g`, beside the directory `path`. It is not started yet."""
+class DirectoryNode(NodeBeside):
+    """Beside the directory `path`."""
 
     def __init__(self, url: str, at: Path, name: str) -> None:
-        self.name = name
         self.path = at / f"{name}-kept"
-        self._log = at / f"{name}.log"
-        self._words = [
-            sys.executable, "-m", "replicator.workers.node", "--name", name, "--data-dir", str(at / name),
-            "--lease-s", str(LEASE_S), "--publish-every-s", "0.05", "--dir", str(self.path),
-        ]  # fmt: skip
-        self._environment = {key: value for key, value in os.environ.items() if not key.startswith("REPLICATOR_")}
-        self._environment |= {"REPLICATOR_REDIS": url, "REPLICATOR_GROUP": "g"}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._words, env=self._environment, stdout=log, stderr=log)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def end(self) -> int:
-        """Its exit code. It is asked once it heeds that: until a while after its start its former boot seems alive."""
-        assert self._process is not None
-        until(lambda: self._is_up, f"{self.name} is up")
-        self._process.terminate()
-        return self._process.wait()
-
-    @property
-    def _is_up(self) -> bool:
-        assert self._process is not None
-        begun = f"Started server process [{self._process.pid}]"
-        return "service.started" in self._log.read_text().partition(begun)[2]
-
-    @property
-    def publications(self) -> int:
-        return self._log.read_text().count("publish.done")
-
-    @property
-    def bugs(self) -> list[str]:
-        lines = self._log.read_text().splitlines()
-        return [line for line in lines if "a bug in" in line or "Traceback" in line]
+        super().__init__(url, at, name, "--dir", str(self.path))
 
 
 class Kills:
@@ -300,7 +260,7 @@ class Kills:
             for node in self.nodes:
                 stack.callback(node.kill)
                 node.start()
-            lead(self._log, self._leader)  # type: ignore[arg-type]
+            lead(self._log, self._leader)
             self._begin()
             stack.callback(lambda: self._program.end())
             readers = [Reader(node.path) for node in self.nodes]
@@ -351,7 +311,7 @@ class Kills:
 
     def _fail_over(self) -> None:
         former, self._leader, self._other = self._leader, self._other, self._leader
-        lead(self._log, self._leader)  # type: ignore[arg-type]
+        lead(self._log, self._leader)
         self._holds(not torn(self._leader.path), f"{self._leader.name} leads with {torn(self._leader.path)[:5]}")
         step = said(self._leader.path, THERE)["step"]
         self._holds(step >= self._published, f"step {self._published} was published, {step} is there")

@@ -34,7 +34,8 @@ from replicator.runtime.threads import started
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.bank import MODES, Broken, audited, content
 from tests.support.bank_program import BankProgram
-from tests.support.database_nodes import WAYS, DatabaseNode, alive, database_nodes, lead, until
+from tests.support.database_nodes import WAYS, DatabaseNode, database_nodes
+from tests.support.nodes_beside import alive, lead, until
 
 #: Within so long after the nodes and the program work, a kill falls.
 MOMENT_S_MAX = 0.6
@@ -132,7 +133,6 @@ class Kills:
             reader.end()
             self._holds(not reader.wrong, f"a reader of {reader.path.name} saw: {reader.wrong[:3]}")
         for node in self._nodes.values():
-            until(lambda node=node: node.is_up, f"{node.name} is up")  # type: ignore[misc]
             self._holds((code := node.end()) == 0, f"{node.name} ends in order, and not with {code}")
             self._holds(not node.bugs, f"{node.name} said: {node.bugs[:3]}")
 
