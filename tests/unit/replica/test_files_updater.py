@@ -84,6 +84,15 @@ def published(node: Node, ours: Path, files: dict[str, str]) -> str:
     return node.publish(timeout_s=PATIENCE_S).what
 
 
+def pair(group: Group, ours: Path, theirs: Path) -> tuple[Node, Node]:
+    """A primary that published what it has, and a standby that has it."""
+    a = group.primary("a", state=DirectoryState(ours))
+    published(a, ours, {})
+    b = group.node("b", state=DirectoryState(theirs))
+    eventually(lambda: are_equal(ours, theirs))
+    return a, b
+
+
 def test_it_is_a_state_that_is_followed_by_file(group: Group, ours: Path) -> None:
     assert isinstance(DirectoryState(ours), FilesState)
     assert isinstance(group.node("a", state=DirectoryState(ours))._running.replica._updater, FilesUpdater)
@@ -92,10 +101,7 @@ def test_it_is_a_state_that_is_followed_by_file(group: Group, ours: Path) -> Non
 def test_a_standby_looks_at_what_changed_and_at_all_of_it_before_it_leads(
     group: Group, ours: Path, theirs: Path, only: list[int | None]
 ) -> None:
-    a = group.primary("a", state=DirectoryState(ours))
-    published(a, ours, {})
-    b = group.node("b", state=DirectoryState(theirs))
-    eventually(lambda: are_equal(ours, theirs))
+    a, b = pair(group, ours, theirs)
     only.clear()
     for turn in range(5):
         assert published(a, ours, {"a": str(turn), f"new{turn}": "1"}) == "patch"
@@ -147,10 +153,7 @@ def test_a_node_that_comes_back_has_what_was_published(group: Group, ours: Path,
 def test_what_cannot_be_written_is_written_later_as_a_whole(
     group: Group, ours: Path, theirs: Path, only: list[int | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = group.primary("a", state=DirectoryState(ours))
-    published(a, ours, {})
-    b = group.node("b", state=DirectoryState(theirs))
-    eventually(lambda: are_equal(ours, theirs))
+    a, b = pair(group, ours, theirs)
     refused: list[int] = []
     noted = Restoring.restore_files
 
@@ -176,10 +179,7 @@ def test_what_cannot_be_written_is_written_later_as_a_whole(
 def test_what_is_published_while_it_is_written_later_is_not_taken_for_written(
     group: Group, ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = group.primary("a", state=DirectoryState(ours))
-    published(a, ours, {})
-    b = group.node("b", state=DirectoryState(theirs))
-    eventually(lambda: are_equal(ours, theirs))
+    a, b = pair(group, ours, theirs)
     calls: list[int] = []
     real = Restoring.restore_files
 
@@ -202,10 +202,7 @@ def test_a_node_that_stops_before_all_of_it_was_looked_at_does_not_lead(
     group: Group, ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next start would take what somebody wrote there for what its program left, and publish it."""
-    a = group.primary("a", state=DirectoryState(ours))
-    published(a, ours, {})
-    b = group.node("b", state=DirectoryState(theirs))
-    eventually(lambda: are_equal(ours, theirs))
+    a, b = pair(group, ours, theirs)
     published(a, ours, {"a": "2"})
     eventually(lambda: are_equal(ours, theirs))
     updater: Any = b._running.replica._updater
@@ -222,10 +219,7 @@ def test_a_node_that_stops_before_all_of_it_was_looked_at_does_not_lead(
 def test_a_node_that_stops_writes_no_more(
     group: Group, ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    a = group.primary("a", state=DirectoryState(ours))
-    published(a, ours, {})
-    b = group.node("b", state=DirectoryState(theirs))
-    eventually(lambda: are_equal(ours, theirs))
+    _, b = pair(group, ours, theirs)
     put(theirs, {"d/one": "somebody's"} if what == "a content" else {"stray": "somebody's"})
     before = texts(theirs)
     updater: Any = b._running.replica._updater
@@ -242,10 +236,7 @@ def test_a_disk_that_does_not_give_what_was_published_is_asked_again(
     group: Group, ours: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is no fault of the state: the node does not stall, and does not take it for written."""
-    a = group.primary("a", state=DirectoryState(ours))
-    published(a, ours, {})
-    b = group.node("b", state=DirectoryState(theirs))
-    eventually(lambda: are_equal(ours, theirs))
+    a, b = pair(group, ours, theirs)
     refused: list[int] = []
     real = View.content
 

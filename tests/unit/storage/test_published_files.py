@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -573,15 +573,19 @@ def test_what_changes_while_it_is_read_is_read_again_or_told(tmp_path: Path, tre
         a.make(list)
 
 
+def in_checkpoint(pieces: Iterable[bytes]) -> tuple[Any, list[bytes]]:
+    """A snapshot as a checkpoint has it: what it says of it, and its bodies."""
+    encoder = SnapshotEncoder()
+    bodies = [*map(encoder.feed, pieces), encoder.finish()]
+    return SimpleNamespace(codec=encoder.codec, digest=encoder.digest, as_of=SimpleNamespace(id="1-1")), bodies
+
+
 def test_a_start_makes_it_anew_of_a_snapshot_and_the_changes_since(
     tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = publishing(tmp_path / "a", tree)
-    made = made_by(a)
-    encoder = SnapshotEncoder()
-    bodies = [*map(encoder.feed, made.pieces()), encoder.finish()]
-    base: Any = SimpleNamespace(codec=encoder.codec, digest=encoder.digest, as_of=SimpleNamespace(id="1-1"))
-    assert a.adopts_made(encoder.digest)
+    base, bodies = in_checkpoint(made_by(a).pieces())
+    assert a.adopts_made(base.digest)
     patches = []
     for turn in range(3):
         tree.files[f"d1/f{turn}"] = b"changed"
@@ -605,11 +609,8 @@ def test_a_start_leaves_behind_what_its_changes_made_old(tmp_path: Path, monkeyp
     monkeypatch.setattr(pack, "WASTE_BYTES", 10_000)
     tree = Tree({"log": b"first"})
     a = publishing(tmp_path / "a", tree)
-    made = made_by(a)
-    encoder = SnapshotEncoder()
-    bodies = [*map(encoder.feed, made.pieces()), encoder.finish()]
-    base: Any = SimpleNamespace(codec=encoder.codec, digest=encoder.digest, as_of=SimpleNamespace(id="1-1"))
-    assert a.adopts_made(encoder.digest)
+    base, bodies = in_checkpoint(made_by(a).pieces())
+    assert a.adopts_made(base.digest)
     # given changes of a file, whose contents are together more than a pack may have left over
     patches = []
     for turn in range(6):
@@ -627,14 +628,12 @@ def test_a_start_leaves_behind_what_its_changes_made_old(tmp_path: Path, monkeyp
 
 def test_of_what_somebody_else_wrote_each_content_is_checked(tmp_path: Path) -> None:
     entry = Entry(FILE, "a", 0o644, 3, digest_of(b"one"))
-    encoder = SnapshotEncoder()
-    bodies = [*map(encoder.feed, [*manifest_pieces([entry]), b"two"]), encoder.finish()]
-    base: Any = SimpleNamespace(codec=encoder.codec, digest=encoder.digest, as_of=SimpleNamespace(id="1-1"))
+    base, bodies = in_checkpoint([*manifest_pieces([entry]), b"two"])
     with pytest.raises(CorruptRecord, match="does not fit its digest"):
         FilesAtRest(tmp_path).load(base, lambda: bodies, list)
     published = PublishedFiles(tmp_path)
     with pytest.raises(CorruptRecord, match="does not fit its digest"):
-        [*published.received(encoder.codec, encoder.digest, bodies, id_="1-1")]
+        [*published.received(base.codec, base.digest, bodies, id_="1-1")]
 
 
 def test_with_a_key_nobody_else_can_read_what_is_on_the_disk(tmp_path: Path, tree: Tree) -> None:
